@@ -1,0 +1,81 @@
+"""What an attack is, what it attacks, and what it gives back."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jax.tree_util import Partial
+
+Images = jax.Array  # (B, H, W, C) float32 within the attack's bounds
+Labels = jax.Array  # (B,) int: the true classes, or the targets of a targeted attack
+Logits = jax.Array  # (B, K) float32
+OracleState = Any
+
+# A pure function that an attacker may query and differentiate. What remembers its queries
+# threads its memory through the state; the state of a plain classifier is `()`.
+Oracle = Callable[[OracleState, Images], tuple[OracleState, Logits]]
+
+
+class Result(NamedTuple):
+    """What an attack gives back; examples are independent of their batch-mates."""
+
+    images: Images  # (B, H, W, C): adversarial where `success`, the best effort elsewhere
+    success: jax.Array  # (B,) bool: asked of the oracle again, on `images` as they are returned
+    distance: jax.Array  # (B,) float32: from the clean image, in the attack's own norm
+    queries: jax.Array  # (B,) int32: forward passes spent on the example, re-check included
+    oracle_state: OracleState  # the oracle's state after the last query
+
+
+class State(Protocol):
+    """What the loop driver reads of an attack's state; the rest is the attack's own."""
+
+    @property
+    def done(self) -> jax.Array:
+        """(B,) bool: examples that further steps leave as they are."""
+        ...
+
+
+class Attack(Protocol):
+    """A method, ready to run: three pure functions and the number of steps.
+
+    Attacks are frozen dataclasses and pytrees. Strengths (`eps`, `confidence`, ...) are leaves,
+    so that one compilation serves a sweep of them; what changes the program (`num_steps`,
+    `targeted`, `bounds`, ...) is static.
+    """
+
+    @property
+    def num_steps(self) -> int:
+        """The most calls of `step` that can change a state."""
+        ...
+
+    def init(
+        self,
+        oracle: Oracle,
+        oracle_state: OracleState,
+        key: jax.Array,
+        images: Images,
+        labels: Labels,
+    ) -> Any: ...
+
+    def step(self, oracle: Oracle, state: Any) -> Any: ...
+
+    def result(self, oracle: Oracle, state: Any) -> Result: ...
+
+
+def as_partial(function: Callable) -> Partial:
+    """The function as a pytree, so that `jit` traces the arrays bound to it (a network's
+    weights, say) instead of baking them in, and recognises the function when it comes again."""
+    return function if isinstance(function, Partial) else Partial(function)
+
+
+def stateless(logits_fn: Callable[[Images], Logits]) -> Oracle:
+    """Lifts a classifier, `images (B, H, W, C) -> logits (B, K)`, into an oracle without memory.
+
+    Bind weights with `jax.tree_util.Partial(apply, params)`: they are then traced rather than
+    compiled in, and attacks on retrained weights reuse the compiled program.
+    """
+    return Partial(_stateless, as_partial(logits_fn))
+
+
+def _stateless(logits_fn, oracle_state, images):
+    return oracle_state, logits_fn(images)

@@ -1,0 +1,89 @@
+"""FGSM, the fast gradient sign method (Goodfellow, Shlens and Szegedy, 2015)."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
+from attacks_jax._checks import check_bounds
+from attacks_jax._losses import Loss, cross_entropy, goal_margin
+
+
+class FGSMState(NamedTuple):
+    clean: Images  # (B, H, W, C)
+    labels: Labels  # (B,)
+    images: Images  # (B, H, W, C): the adversarial images once the step is made
+    done: jax.Array  # (B,) bool
+    queries: jax.Array  # (B,) int32
+    oracle_state: OracleState
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FGSM:
+    eps: float | jax.Array
+    loss: Loss = field(metadata={"static": True})
+    targeted: bool = field(metadata={"static": True})
+    bounds: tuple[float, float] = field(metadata={"static": True})
+
+    @property
+    def num_steps(self) -> int:
+        return 1
+
+    def init(self, oracle, oracle_state, key, images, labels) -> FGSMState:
+        del oracle, key  # nothing is random, and the one gradient is the step's
+        batch = images.shape[0]
+        done, queries = jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32)
+        return FGSMState(images, labels, images, done, queries, oracle_state)
+
+    def step(self, oracle: Oracle, state: FGSMState) -> FGSMState:
+        def total_loss(images):
+            oracle_state, logits = oracle(state.oracle_state, images)
+            return self.loss(logits, state.labels, images).sum(), (oracle_state, logits)
+
+        gradient, (oracle_state, logits) = jax.grad(total_loss, has_aux=True)(state.clean)
+        direction = jnp.where(jnp.isfinite(gradient), jnp.sign(gradient), 0.0)
+        direction = -direction if self.targeted else direction
+        moved = jnp.clip(state.clean + self.eps * direction, *self.bounds)
+        # An image that is already misclassified needs no perturbation.
+        already = goal_margin(logits, state.labels, targeted=self.targeted) > 0
+        return state._replace(
+            images=jnp.where(already[:, None, None, None], state.clean, moved),
+            done=jnp.ones_like(state.done),
+            queries=state.queries + 1,
+            oracle_state=oracle_state,
+        )
+
+    def result(self, oracle: Oracle, state: FGSMState) -> Result:
+        oracle_state, logits = oracle(state.oracle_state, state.images)
+        return Result(
+            images=state.images,
+            success=goal_margin(logits, state.labels, targeted=self.targeted) > 0,
+            distance=jnp.max(jnp.abs(state.images - state.clean), axis=(1, 2, 3), initial=0.0),
+            queries=state.queries + 1,
+            oracle_state=oracle_state,
+        )
+
+
+def fgsm(
+    *,
+    eps: float | jax.Array = 0.1,
+    loss: Loss = cross_entropy,
+    targeted: bool = False,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Attack:
+    """x + eps * sign(grad_x loss(f(x), y)), clipped to the bounds: CMAG's eq. 1 with G = sign.
+
+    Distances are in the l-infinity norm. Images that the oracle already misclassifies are
+    returned as they are.
+
+    Args:
+      eps: the step, in units of the pixels; CMAG attacks with 0.1, 0.2 and 0.3. Traced.
+      loss: what the attacker raises (untargeted) or lowers (targeted), a function of
+        (logits (B, K), labels (B,), images (B, H, W, C)) to (B,).
+      targeted: whether the labels given to `run` are targets.
+      bounds: the lowest and the highest value of a pixel.
+    """
+    return FGSM(eps, loss, targeted, check_bounds(bounds))

@@ -1,0 +1,90 @@
+"""Who drives an attack's steps: decided here, and nowhere else."""
+
+from typing import Literal
+
+import jax
+from jax import lax
+
+from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result, as_partial
+from attacks_jax._checks import check_batch, is_traced
+
+# How many steps a host loop dispatches before it asks whether everybody is done: asking waits
+# for the device, dispatching does not.
+STEPS_BETWEEN_CHECKS = 20
+
+
+def run(
+    attack: Attack,
+    oracle: Oracle,
+    key: jax.Array,
+    images: Images,
+    labels: Labels,
+    *,
+    oracle_state: OracleState = (),
+    loop: Literal["auto", "host", "compiled"] = "auto",
+) -> Result:
+    """Runs an attack to its end.
+
+    Every example's result is independent of its batch-mates (as far as the oracle is), so
+    a large set may be attacked in chunks.
+
+    Args:
+      attack: what `fgsm(...)`, `carlini_wagner_l2(...)` and their like return.
+      oracle: what is attacked; `stateless(logits_fn)` for a plain classifier.
+      key: a typed key (`jax.random.key`); attacks without randomness ignore it.
+      images: (B, H, W, C) float32 within the attack's bounds.
+      labels: (B,) int, the true classes; the target classes of a targeted attack.
+      oracle_state: the oracle's state before the first query.
+      loop: "host" calls a jitted step from Python, "compiled" is one `lax.while_loop`. "auto"
+        takes the host loop on a CPU, where XLA runs convolutions inside a compiled loop several
+        times slower (jax-ml/jax issue 12868), and the compiled one elsewhere and inside a `jit`.
+
+    Raises:
+      ValueError: images or labels of the wrong shape, type or range.
+    """
+    images, labels = check_batch(images, labels, attack.bounds)
+    oracle = as_partial(oracle)
+    traced = is_traced(key, *jax.tree.leaves((attack, oracle, images, labels, oracle_state)))
+    if loop == "auto":
+        loop = "host" if jax.default_backend() == "cpu" and not traced else "compiled"
+    if loop == "compiled":
+        return _run_compiled(attack, oracle, oracle_state, key, images, labels)
+    if traced:
+        raise ValueError("loop='host' can't run inside jit, vmap or grad; use loop='compiled'")
+
+    state = _init(attack, oracle, oracle_state, key, images, labels)
+    for i in range(attack.num_steps):
+        if i % STEPS_BETWEEN_CHECKS == 0 and bool(state.done.all()):
+            break
+        state = _step(attack, oracle, state)
+    return _result(attack, oracle, state)
+
+
+@jax.jit
+def _init(attack, oracle, oracle_state, key, images, labels):
+    return attack.init(oracle, oracle_state, key, images, labels)
+
+
+@jax.jit
+def _step(attack, oracle, state):
+    return attack.step(oracle, state)
+
+
+@jax.jit
+def _result(attack, oracle, state):
+    return attack.result(oracle, state)
+
+
+@jax.jit
+def _run_compiled(attack, oracle, oracle_state, key, images, labels):
+    def unfinished(carry):
+        i, state = carry
+        return (i < attack.num_steps) & ~state.done.all()
+
+    def advance(carry):
+        i, state = carry
+        return i + 1, attack.step(oracle, state)
+
+    state = attack.init(oracle, oracle_state, key, images, labels)
+    _, state = lax.while_loop(unfinished, advance, (0, state))
+    return attack.result(oracle, state)

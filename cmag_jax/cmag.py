@@ -1,0 +1,255 @@
+"""CMAG, the cascade model-aware generative detector of Han, Li and Xia (2020).
+
+Two first-order reconstructors look at what the victim made of an image x: FMR at its last feature
+maps, LR at its class probabilities. A second-order one, GR, rebuilds x from their Hadamard
+product. An adversarial image makes the victim see something else than is there, so it is rebuilt
+badly; the score is how badly.
+
+    params, info = cmag.fit(key, victim, clean_images)
+    thresholds = cmag.calibrate(cmag.score(victim, params, held_out_images), fpr=0.01)
+    flags = cmag.detect(cmag.score(victim, params, images), thresholds)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from cmag_jax import reconstructors
+from cmag_jax.checks import check_images
+from cmag_jax.ssim import SSIM
+from cmag_jax.thresholds import calibrate as calibrate
+from cmag_jax.thresholds import combine as combine
+from cmag_jax.thresholds import detect as detect
+from cmag_jax.training import train
+
+# images (B, H, W, C) -> (feature maps (B, h, w, c), logits (B, K))
+Victim = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class CMAGConfig:
+    """Everything that determines a fitted CMAG beside the victim, the images and the key."""
+
+    mu_fmr: float = 0.5  # weight of the l2 term, eq. 12; section 4.1
+    mu_lr: float = 0.5  # eq. 13
+    mu_gr: float = 0.5  # eq. 14
+    temperature: float = 1 / 1000  # T of eq. 5 before LR, section 3.2
+    combination: Literal["hadamard", "average"] = "hadamard"  # of FMR and LR; figure 4 has both
+    ssim: Literal["global", "windowed"] = "global"  # eq. 6-10 are the global one
+    learning_rate: float = 1e-3  # Adam, section 4.1
+    batch_size: int = 2000  # section 4.1
+    fmr_epochs: int = 100  # the paper gives no epochs
+    lr_epochs: int = 20
+    gr_epochs: int = 100
+    fmr_width: int = 128  # channels; the paper gives no widths
+    lr_width: int = 128
+    gr_width: int = 512
+
+    def __post_init__(self):
+        for name in ("mu_fmr", "mu_lr", "mu_gr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
+        for name in ("temperature", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
+        names = ("batch_size", "fmr_epochs", "lr_epochs", "gr_epochs")
+        for name in (*names, "fmr_width", "lr_width", "gr_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CMAGParams:
+    """A fitted CMAG: a pytree of weights that knows its configuration."""
+
+    fmr: Any  # Flax variables
+    lr: Any
+    gr: Any
+    config: CMAGConfig = dataclasses.field(metadata={"static": True})
+    image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+
+
+class FitInfo(NamedTuple):
+    fmr_loss: np.ndarray  # (fmr_epochs,) mean of eq. 12 over each epoch
+    lr_loss: np.ndarray  # (lr_epochs,) of eq. 13
+    gr_loss: np.ndarray  # (gr_epochs,) of eq. 14
+
+
+class Reconstructions(NamedTuple):
+    fmr: jax.Array  # (B, H, W, C) in [0, 1]
+    lr: jax.Array  # (B, H, W, C) in [0, 1]
+    h: jax.Array  # (B, H, W, C) in [0, 1]: the two combined
+    gr: jax.Array  # (B, H, W, C) in [0, 1]: x', what the detector compares x with
+
+
+def fit(
+    key: jax.Array,
+    victim: Victim,
+    images: jax.Array,
+    config: CMAGConfig | None = None,
+    *,
+    on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
+) -> tuple[CMAGParams, FitInfo]:
+    """Trains FMR and LR, then GR on what they make (algorithm 1), on legitimate images only.
+
+    Args:
+      key: a typed key.
+      victim: a pure function from images to feature maps and logits. Bind its weights with
+        `jax.tree_util.Partial(apply, weights)` and they are traced, not compiled in.
+      images: (N, H, W, C) float32 in [0, 1], H and W divisible by 4.
+      config: the paper's by default.
+      on_epoch: called with the module's name ("fmr", "lr", "gr"), the epochs made and to make,
+        and the mean loss.
+
+    Raises:
+      ValueError: images of the wrong shape, type or range; feature maps that do not enlarge
+        evenly to the images' size.
+    """
+    config = config or CMAGConfig()
+    check_images(images)
+    images, victim = jnp.asarray(images), _as_partial(victim)
+    init_key, fmr_key, lr_key, gr_key = jax.random.split(key, 4)
+    params = init(init_key, victim, images, config)
+    modules = _modules(params)
+
+    def train_module(name, key, loss, module_params, context):
+        epochs = getattr(config, f"{name}_epochs")
+        return train(
+            key, loss, module_params, context, images, epochs=epochs,
+            batch_size=config.batch_size, learning_rate=config.learning_rate,
+            on_epoch=lambda epoch, value: on_epoch(name, epoch, epochs, value),
+        )  # fmt: skip
+
+    def error(x, rebuilt, mu):
+        return jnp.mean(reconstruction_loss(x, rebuilt, mu=mu, ssim=config.ssim))
+
+    def fmr_loss(fmr, victim, x):
+        feature_maps, _ = victim(x)
+        return error(x, modules.fmr.apply(fmr, feature_maps), config.mu_fmr)
+
+    def lr_loss(lr, victim, x):
+        _, logits = victim(x)
+        return error(x, modules.lr.apply(lr, _distil(logits, config)), config.mu_lr)
+
+    def gr_loss(gr, context, x):
+        victim, fmr, lr = context
+        *_, h = _first_order(victim, dataclasses.replace(params, fmr=fmr, lr=lr), x)
+        return error(x, modules.gr.apply(gr, h), config.mu_gr)
+
+    fmr, fmr_losses = train_module("fmr", fmr_key, fmr_loss, params.fmr, victim)
+    lr, lr_losses = train_module("lr", lr_key, lr_loss, params.lr, victim)
+    gr, gr_losses = train_module("gr", gr_key, gr_loss, params.gr, (victim, fmr, lr))
+    fitted = dataclasses.replace(params, fmr=fmr, lr=lr, gr=gr)
+    return fitted, FitInfo(fmr_losses, lr_losses, gr_losses)
+
+
+def reconstruct(victim: Victim, params: CMAGParams, images: jax.Array) -> Reconstructions:
+    """What each module makes of images (B, H, W, C) float32 in [0, 1] (figures 3-6). Jitted.
+
+    Raises:
+      ValueError: images of another shape than those of `fit`, or of the wrong type or range.
+    """
+    check_images(images, params.image_shape)
+    return _reconstruct(_as_partial(victim), params, images)
+
+
+def score(victim: Victim, params: CMAGParams, images: jax.Array) -> dict[str, jax.Array]:
+    """How badly GR rebuilds images (B, H, W, C) float32 in [0, 1] (section 3.4). Jitted.
+
+    Returns:
+      "ssim" (B,): 1 - SSIM(x, x'), eq. 10, in [0, 2]. "l2" (B,): ||x - x'||_2, eq. 3, in
+      pixel units. Higher means more adversarial.
+
+    Raises:
+      ValueError: images of another shape than those of `fit`, or of the wrong type or range.
+    """
+    check_images(images, params.image_shape)
+    return _score(_as_partial(victim), params, images)
+
+
+def reconstruction_loss(x: jax.Array, rebuilt: jax.Array, *, mu: float, ssim: str) -> jax.Array:
+    """mu MSE + (1 - mu) (1 - SSIM), one value an image (B,): eq. 12-14.
+
+    As printed these add SSIM itself, which training would minimise; 1 - SSIM is what is meant.
+    The squared l2 norm is taken as its mean over the pixels, the two terms being otherwise some
+    hundredfold apart.
+    """
+    mean_squared = jnp.mean((x - rebuilt) ** 2, axis=(1, 2, 3))
+    return mu * mean_squared + (1 - mu) * (1 - SSIM[ssim](x, rebuilt))
+
+
+def init(key: jax.Array, victim: Victim, images: jax.Array, config: CMAGConfig) -> CMAGParams:
+    """Untrained params for images like these (B, H, W, C), as `fit` starts from. Under
+    `jax.eval_shape`: the shapes of a fitted CMAG, which restoring a checkpoint asks for."""
+    image_shape = tuple(images.shape[1:])
+    reconstructors.check_image_shape(image_shape)
+    feature_maps, logits = jax.eval_shape(victim, jnp.zeros((1, *image_shape)))
+    reconstructors.check_feature_maps(feature_maps.shape[1:], image_shape)
+    empty = CMAGParams(None, None, None, config, image_shape)
+    inputs = (feature_maps.shape, logits.shape, (1, *image_shape))
+    keys = jax.random.split(key, 3)
+    fmr, lr, gr = (
+        module.init(k, jnp.zeros(shape))
+        for module, k, shape in zip(_modules(empty), keys, inputs, strict=True)
+    )
+    return dataclasses.replace(empty, fmr=fmr, lr=lr, gr=gr)
+
+
+class _Modules(NamedTuple):
+    fmr: reconstructors.FeatureMapReconstructor
+    lr: reconstructors.LogitReconstructor
+    gr: reconstructors.GlobalReconstructor
+
+
+def _modules(params: CMAGParams) -> _Modules:
+    config, shape = params.config, params.image_shape
+    return _Modules(
+        reconstructors.FeatureMapReconstructor(shape, config.fmr_width),
+        reconstructors.LogitReconstructor(shape, config.lr_width),
+        reconstructors.GlobalReconstructor(config.gr_width),
+    )
+
+
+def _distil(logits: jax.Array, config: CMAGConfig) -> jax.Array:
+    """softmax(z / T), eq. 5: at T = 1/1000 all but one-hot."""
+    return jax.nn.softmax(logits / config.temperature, axis=-1)
+
+
+def _first_order(victim: Victim, params: CMAGParams, x: jax.Array):
+    """What FMR and LR make of images x, and h, the two combined."""
+    modules, config = _modules(params), params.config
+    feature_maps, logits = victim(x)
+    from_features = modules.fmr.apply(params.fmr, feature_maps)
+    from_logits = modules.lr.apply(params.lr, _distil(logits, config))
+    if config.combination == "hadamard":
+        return from_features, from_logits, from_features * from_logits
+    return from_features, from_logits, 0.5 * from_features + 0.5 * from_logits
+
+
+@jax.jit
+def _reconstruct(victim, params, images) -> Reconstructions:
+    from_features, from_logits, h = _first_order(victim, params, images)
+    rebuilt = _modules(params).gr.apply(params.gr, h)
+    return Reconstructions(from_features, from_logits, h, rebuilt)
+
+
+@jax.jit
+def _score(victim, params, images) -> dict[str, jax.Array]:
+    rebuilt = _reconstruct(victim, params, images).gr
+    squared = jnp.sum((images - rebuilt) ** 2, axis=(1, 2, 3))
+    # An attacker who differentiates the score must not meet the infinite slope of sqrt at 0.
+    return {
+        "ssim": 1 - SSIM[params.config.ssim](images, rebuilt),
+        "l2": jnp.sqrt(jnp.maximum(squared, 1e-12)),
+    }
+
+
+def _as_partial(function: Callable) -> Partial:
+    """The function as a pytree: `jit` traces the weights bound to it, and knows it again."""
+    return function if isinstance(function, Partial) else Partial(function)

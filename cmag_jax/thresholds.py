@@ -1,0 +1,95 @@
+"""From scores to decisions: thresholds, and the flags they raise.
+
+Scores are a dict of arrays (N,), higher meaning more adversarial; thresholds are a dict of the
+same names. Every detector of this library shares these functions.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Scores = Mapping[str, jax.Array]  # name -> (N,)
+Thresholds = dict[str, float]
+
+
+def calibrate(
+    clean_scores: Scores,
+    *,
+    fpr: float | None = None,
+    rule: Literal["worst-training-example"] | None = None,
+) -> Thresholds:
+    """Thresholds from the scores of clean images. Exactly one of `fpr` and `rule` is given.
+
+    Args:
+      clean_scores: the scores of clean images, each (N,).
+      fpr: the share of clean images, in [0, 1), that may be flagged: the thresholds stand at the
+        same rank in every score, the lowest at which at most `fpr` of these images exceed *any*
+        of them. Use held-out images, not those the detector was trained on.
+      rule: "worst-training-example" is CMAG's algorithm 2: the largest score of each kind, given
+        the scores of the training set (Thr_SSIM is then 1 minus its smallest SSIM).
+
+    Raises:
+      ValueError: no images, scores that are not finite or of unequal length, options that
+        contradict each other.
+    """
+    arrays = {name: np.asarray(values) for name, values in clean_scores.items()}
+    _check(arrays)
+    if (fpr is None) == (rule is None):
+        raise ValueError(f"expected either fpr or rule, got fpr={fpr!r} and rule={rule!r}")
+    if rule is not None:
+        if rule != "worst-training-example":
+            raise ValueError(f"expected rule 'worst-training-example', got {rule!r}")
+        return {name: float(values.max()) for name, values in arrays.items()}
+    if not 0 <= fpr < 1:
+        raise ValueError(f"expected fpr in [0, 1), got {fpr}")
+
+    worst = _worst_rank(arrays, arrays)
+    allowed = int(np.floor(fpr * len(worst) + 1e-9))  # 1e-9: 0.07 * 100 is just above 7
+    # At most `allowed` images have a worst rank above this one.
+    level = np.sort(worst)[len(worst) - 1 - allowed]
+    return {name: float(np.sort(values)[level]) for name, values in arrays.items()}
+
+
+def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
+    """Flags (B,) bool: whether *any* score exceeds its threshold (CMAG, section 3.4).
+
+    Raises:
+      ValueError: scores and thresholds of different names.
+    """
+    if scores.keys() != thresholds.keys():
+        raise ValueError(
+            f"expected the scores {sorted(thresholds)} of the thresholds, got {sorted(scores)}"
+        )
+    flags = [jnp.asarray(scores[name]) > thresholds[name] for name in thresholds]
+    return jnp.any(jnp.stack(flags), axis=0)
+
+
+def combine(scores: Scores, clean_scores: Scores) -> np.ndarray:
+    """One number (B,) for several scores: the highest share, over the scores, of clean images
+    that lie below. Its ROC is the one that `calibrate(fpr=...)` and `detect` run through."""
+    reference = {name: np.asarray(values) for name, values in clean_scores.items()}
+    _check(reference)
+    arrays = {name: np.asarray(scores[name]) for name in reference}
+    ranks = _worst_rank(arrays, reference) + 1
+    return ranks / len(next(iter(reference.values())))
+
+
+def _worst_rank(scores: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray:
+    """(B,) int: the smallest r, at least 0, for which no score exceeds the reference's r-th
+    smallest score of its name; the reference's size where some score exceeds them all."""
+    ranks = [np.searchsorted(np.sort(reference[k]), scores[k], side="left") for k in reference]
+    return np.max(ranks, axis=0)
+
+
+def _check(arrays: dict[str, np.ndarray]) -> None:
+    shapes = {name: values.shape for name, values in arrays.items()}
+    if not shapes or len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 1:
+        raise ValueError(f"expected scores of one shape (N,), got {shapes}")
+    if not next(iter(arrays.values())).size:
+        raise ValueError("expected the scores of at least one clean image, got none")
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"expected finite scores, got {name!r} with NaN or infinity in it")

@@ -10,7 +10,6 @@ import dm_pix
 import flax.linen as nn
 import jax
 
-
 ImageShape = tuple[int, int, int]  # H, W, C
 
 

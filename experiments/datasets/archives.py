@@ -1,0 +1,57 @@
+"""Finding and opening the publishers' archives, with errors that name the file at fault."""
+
+import contextlib
+import gzip
+import os
+import socket
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+NETWORK_TIMEOUT = 3.0  # seconds to wait for a publisher's server before saying it is out of reach
+
+
+class DataError(Exception):
+    """A data set that is missing or damaged: the message names what, where, and the remedy."""
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what a damaged archive raises, in any of its layers, into a DataError."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise DataError(f"{path} is truncated or corrupt ({error}); fetch it again") from error
+    except KeyError as error:
+        raise DataError(f"{path} is incomplete: {error.args[0]}; fetch it again") from error
+
+
+def find(folder: Path, names: list[str]) -> dict[str, Path] | None:
+    """The named files in the folder, or None when it holds none of them.
+
+    Raises:
+      DataError: some of them are there, but not all.
+    """
+    there = {name: folder / name for name in names if (folder / name).is_file()}
+    missing = sorted(set(names) - set(there))
+    if there and missing:
+        raise DataError(f"{folder} lacks {', '.join(missing)} (it has {', '.join(there)})")
+    return there or None
+
+
+def check_reachable(url: str) -> None:
+    """Raises DataError within seconds when the url's server is out of reach.
+
+    Downloaders retry for minutes before they give up, so it is asked first.
+    """
+    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "ALL_PROXY")):
+        return  # the proxy's business
+    parts = urlparse(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=NETWORK_TIMEOUT).close()
+    except OSError as error:
+        raise DataError(f"can't reach {parts.hostname} ({error})") from error

@@ -1,0 +1,72 @@
+"""What our TFDS builders share: numpy only, so that neither preparing nor reading needs
+TensorFlow, which TFDS's own builders of these data sets import."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from experiments.datasets.archives import DataError, check_reachable, find
+
+Example = tuple[int, dict[str, Any]]
+
+
+class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set made from its publisher's archives.
+
+    Sub-classes say which (`URLS`), what an example holds (`FEATURES`) and how to read them
+    (`_read`). The archives are taken from `manual_folder` when they are there, else downloaded.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    URLS: ClassVar[dict[str, str]]  # file name -> where the publisher has it
+    FEATURES: ClassVar[dict[str, Any]]
+
+    def __init__(self, *, archives: Path, **kwargs):
+        """archives: the folder that may hold the publisher's files."""
+        self._archives = archives
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Tensor, not Image: an Image feature that is fed an array imports TensorFlow.
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(type(self).__doc__ or "").strip(),
+            features=tfds.features.FeaturesDict(self.FEATURES),
+            disable_shuffling=True,  # examples keep their publisher's order
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator[Example]]:
+        files = find(self._archives, list(self.URLS))
+        if files is None:
+            files = self._download(dl_manager)
+        return {split: self._read(files, split) for split in ("train", "test")}
+
+    def _download(self, dl_manager) -> dict[str, Path]:
+        try:
+            for url in self.URLS.values():
+                check_reachable(url)
+        except DataError as error:
+            raise DataError(
+                f"{self.name} is not prepared in {self.data_path.parent}, its archives"
+                f" ({', '.join(self.URLS)}) are not in {self._archives}, and {error}."
+                " Put the archives there, or name the folder above it with --manual-dir."
+            ) from error
+        return {name: Path(path) for name, path in dl_manager.download(self.URLS).items()}
+
+    def _generate_examples(self) -> Iterator[Example]:  # required by TFDS, never called
+        raise NotImplementedError
+
+    def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:
+        """Yields (index, example) of one split, "train" or "test"."""
+        raise NotImplementedError
+
+
+def image_feature(height: int, width: int, channels: int) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=(height, width, channels), dtype=np.uint8)
+
+
+def integer_feature() -> tfds.features.Scalar:
+    return tfds.features.Scalar(dtype=np.int64)

@@ -1,0 +1,57 @@
+"""MNIST and Fashion-MNIST: IDX files (LeCun's format), gzipped."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from experiments.datasets.archives import DataError, reading
+from experiments.datasets.builder import ArchiveBuilder, Example, image_feature, integer_feature
+
+PREFIX = {"train": "train", "test": "t10k"}
+FILES = tuple(
+    f"{prefix}-{kind}-ubyte.gz"
+    for prefix in PREFIX.values()
+    for kind in ("images-idx3", "labels-idx1")
+)
+
+
+class Mnist(ArchiveBuilder, skip_registration=True):
+    """Handwritten digits (LeCun, Cortes and Burges): 60,000 + 10,000 images of 28x28x1."""
+
+    URLS = {f: f"https://storage.googleapis.com/cvdf-datasets/mnist/{f}" for f in FILES}  # noqa: RUF012
+    FEATURES = {"image": image_feature(28, 28, 1), "label": integer_feature()}  # noqa: RUF012
+
+    def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:
+        images_path = files[f"{PREFIX[split]}-images-idx3-ubyte.gz"]
+        images = read_idx(images_path, dimensions=3)
+        labels = read_idx(files[f"{PREFIX[split]}-labels-idx1-ubyte.gz"], dimensions=1)
+        if len(images) != len(labels) or images.shape[1:] != (28, 28):
+            raise DataError(
+                f"{images_path} holds images {images.shape} for {len(labels)} labels;"
+                " expected one label an image of 28x28"
+            )
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield index, {"image": image[..., None], "label": int(label)}
+
+
+class FashionMnist(Mnist, skip_registration=True):
+    """Clothes (Xiao, Rasul and Vollgraf, 2017), in MNIST's shape and format."""
+
+    URLS = {  # noqa: RUF012
+        f: f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{f}" for f in FILES
+    }
+
+
+def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
+    """A gzipped IDX file of unsigned bytes: magic (0, 0, 8, dimensions), sizes, data."""
+    with reading(path), gzip.open(path) as file:
+        raw = file.read()
+    header = 4 + 4 * dimensions
+    if len(raw) < header or raw[:4] != bytes([0, 0, 8, dimensions]):
+        raise DataError(f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions")
+    shape = tuple(np.frombuffer(raw, ">i4", dimensions, offset=4))
+    if len(raw) - header != np.prod(shape, dtype=np.int64):
+        raise DataError(f"{path} is truncated or corrupt: {len(raw) - header} bytes for {shape}")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)

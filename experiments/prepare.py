@@ -1,0 +1,39 @@
+"""Prepares a data set ahead of time: `python -m experiments.prepare --dataset=mnist`."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments import datasets
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: Literal["mnist", "fashion_mnist", "cifar10", "gtsrb", "orl_faces", "vggface2"]
+    data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
+    manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
+    face_size: tuple[int, int] | None = None  # (height, width) to scale faces to
+
+
+def main(config: Config) -> None:
+    start = time.monotonic()
+    builder = datasets.prepare(
+        config.dataset,
+        data_dir=config.data_dir,
+        manual_dir=config.manual_dir,
+        face_size=config.face_size,
+    )
+    for name, split in builder.info.splits.items():
+        print(f"{config.dataset} {name}: {split.num_examples:,} images")
+    print(f"ready in {builder.data_path} after {time.monotonic() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except datasets.DataError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,29 @@
+"""Settings of the process that make XLA fast on a CPU. For programs only: a library that set
+them on import would change its user's process."""
+
+import ctypes
+import importlib.metadata
+import os
+import sys
+
+# jaxlib 0.10.2 alone sends some convolutions to YNNPACK, 3 to 5 times slower than Eigen. Other
+# versions may not know the flag, and an unknown flag aborts the process.
+YNNPACK_OFF = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+
+# glibc: mallopt parameters and the values that stop it from handing large temporaries back to
+# the system at every step, which costs 20-40% of a small network's time.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+
+def tune_process() -> None:
+    """Idempotent; without effect once jax has started its backend."""
+    if importlib.metadata.version("jaxlib") == "0.10.2":
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_cpu_experimental_ynn_fusion_type" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {YNNPACK_OFF}".strip()
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(M_MMAP_MAX, 0)
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+            mallopt(M_ARENA_MAX, 1)

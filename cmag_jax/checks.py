@@ -14,11 +14,15 @@ def check_images(images, image_shape: tuple[int, ...] | None = None) -> None:
         image_shape is None or tuple(images.shape[1:]) == tuple(image_shape)
     )
     traced = isinstance(images, jax.core.Tracer)
-    if right_shape and getattr(images, "dtype", None) == np.float32:
-        # The comparisons are false for NaN, so NaN and infinities fail here too.
-        if traced or not images.size or (images.min() >= 0 and images.max() <= 1):
-            return
-    came = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(np.shape(images))}"
-    if not traced and hasattr(images, "dtype") and images.size:
+    dtype = getattr(images, "dtype", None)
+    if right_shape and dtype == np.float32 and (traced or _in_unit_range(images)):
+        return
+    came = f"{dtype or type(images).__name__} {tuple(np.shape(images))}"
+    if not traced and dtype is not None and images.size:
         came += f" with min {float(images.min()):.6g}, max {float(images.max()):.6g}"
     raise ValueError(f"{expected}, got {came}")
+
+
+def _in_unit_range(images) -> bool:
+    """Whether all pixels lie in [0, 1]: the comparisons are false for NaN."""
+    return not images.size or bool(images.min() >= 0 and images.max() <= 1)

@@ -32,7 +32,7 @@ class FeatureMapReconstructor(nn.Module):
 
     @nn.compact
     def __call__(self, feature_maps: jax.Array) -> jax.Array:
-        height, width, channels = self.image_shape
+        height, _, channels = self.image_shape
         block = height // feature_maps.shape[1]
         x = nn.relu(nn.Conv(self.width, (3, 3))(feature_maps))
         x = nn.relu(nn.Conv(self.width, (1, 1))(x))

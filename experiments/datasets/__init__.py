@@ -1,6 +1,7 @@
 """Data sets by name: prepared once with TFDS (without TensorFlow), then read whole into memory."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class Dataset:
     validation: Split
     test: Split
     classes: int
+    digest: str  # of every pixel and label: what is computed from them is cached under it
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.train.images.shape[1:]  # type: ignore[return-value]
 
 
 def default_data_dir() -> Path:
@@ -140,6 +146,7 @@ def load(
         validation=_split(train, held_out),
         test=_split(parts["test"], slice(None)),
         classes=CLASSES.get(name, int(labels.max()) + 1),
+        digest=_digest(parts),
     )
 
 
@@ -147,6 +154,14 @@ def _read_all(builder: Any, split: str) -> dict[str, np.ndarray]:
     source = builder.as_data_source(split)
     examples = source.__getitems__(range(len(source)))
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def _digest(parts: dict[str, dict[str, np.ndarray]]) -> str:
+    digest = hashlib.sha256()
+    for part in parts.values():
+        for key in sorted(part):
+            digest.update(np.ascontiguousarray(part[key]))
+    return digest.hexdigest()
 
 
 def _held_out(labels: np.ndarray, tracks: np.ndarray | None) -> np.ndarray:

@@ -1,0 +1,9 @@
+"""The classifiers that are attacked and defended."""
+
+from experiments.victims.cnn import CNN as CNN
+from experiments.victims.cnn import VictimConfig as VictimConfig
+from experiments.victims.training import Victim as Victim
+from experiments.victims.training import accuracy as accuracy
+from experiments.victims.training import bind as bind
+from experiments.victims.training import get as get
+from experiments.victims.training import predict as predict

@@ -1,0 +1,65 @@
+"""The classifier under attack: a small convolutional network with named feature maps."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class VictimConfig:
+    """Everything that determines a trained victim beside the data set and the seed."""
+
+    channels: tuple[int, ...] = (32, 64)  # a block of convolution, ReLU and 2x2 pooling each
+    dense: int = 128  # the hidden layer between feature maps and logits
+    dropout: float = 0.5  # before the logits, in training
+    standardise: bool = False  # subtract each image's mean, divide by its standard deviation
+    max_shift: int = 0  # random shifts of training images, in pixels
+    epochs: int = 5
+    batch_size: int = 128
+    learning_rate: float = 1e-3  # Adam's, falling to zero along a cosine
+
+
+class CNN(nn.Module):
+    """images (B, H, W, C) in [0, 1] -> (feature maps (B, h, w, c), logits (B, K)).
+
+    The layer named `feature_maps` is the last convolution; its output, rectified and pooled, is
+    CMAG's f_fm. Each block halves the resolution.
+    """
+
+    classes: int
+    channels: tuple[int, ...]
+    dense: int
+    dropout: float
+    standardise: bool
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        x = _standardise(images) if self.standardise else images
+        for block, channels in enumerate(self.channels, start=1):
+            last = block == len(self.channels)
+            x = nn.Conv(channels, (3, 3), name="feature_maps" if last else f"conv{block}")(x)
+            x = _max_pool(nn.relu(x))
+        feature_maps = x
+        x = nn.relu(nn.Dense(self.dense, name="hidden")(x.reshape(x.shape[0], -1)))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return feature_maps, nn.Dense(self.classes, name="logits")(x)
+
+
+def make_cnn(classes: int, config: VictimConfig) -> CNN:
+    return CNN(classes, config.channels, config.dense, config.dropout, config.standardise)
+
+
+def _standardise(images: jax.Array) -> jax.Array:
+    mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
+    variance = jnp.var(images, axis=(1, 2, 3), keepdims=True)
+    return (images - mean) / jnp.sqrt(variance + 1e-3)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """2x2 max pooling by a reshape: XLA's reduce_window has a gradient 5 to 10 times slower on a
+    CPU. An odd last row or column is left out, as 'valid' pooling does."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))

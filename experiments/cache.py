@@ -20,6 +20,15 @@ def key(**determines: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def digest(*arrays: np.ndarray) -> str:
+    """A hash of the arrays' bytes, types and shapes, to be part of a key."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(f"{array.dtype} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)

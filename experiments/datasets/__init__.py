@@ -1,7 +1,6 @@
 """Data sets by name: prepared once with TFDS (without TensorFlow), then read whole into memory."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import cache
 from experiments.datasets.archives import DataError as DataError
 
 CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "gtsrb": 43}
@@ -146,7 +146,7 @@ def load(
         validation=_split(train, held_out),
         test=_split(parts["test"], slice(None)),
         classes=CLASSES.get(name, int(labels.max()) + 1),
-        digest=_digest(parts),
+        digest=cache.digest(*(part[key] for part in parts.values() for key in sorted(part))),
     )
 
 
@@ -154,14 +154,6 @@ def _read_all(builder: Any, split: str) -> dict[str, np.ndarray]:
     source = builder.as_data_source(split)
     examples = source.__getitems__(range(len(source)))
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-
-
-def _digest(parts: dict[str, dict[str, np.ndarray]]) -> str:
-    digest = hashlib.sha256()
-    for part in parts.values():
-        for key in sorted(part):
-            digest.update(np.ascontiguousarray(part[key]))
-    return digest.hexdigest()
 
 
 def _held_out(labels: np.ndarray, tracks: np.ndarray | None) -> np.ndarray:

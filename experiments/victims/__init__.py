@@ -2,6 +2,7 @@
 
 from experiments.victims.cnn import CNN as CNN
 from experiments.victims.cnn import VictimConfig as VictimConfig
+from experiments.victims.cnn import make_cnn as make_cnn
 from experiments.victims.training import Victim as Victim
 from experiments.victims.training import accuracy as accuracy
 from experiments.victims.training import bind as bind

@@ -1,0 +1,89 @@
+"""Pictures of a run: what people look at before they read."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import cache, evaluation
+from experiments.evaluation import Scored, Scores
+
+matplotlib.use("Agg")  # files only: a screen may be missing
+
+SCORE_TITLES = {"ssim": "1 - SSIM(x, x')", "l2": "||x - x'||"}
+
+
+def gallery(path: Path, title: str, columns: dict[str, np.ndarray]) -> None:
+    """Images side by side: one column a name, one row an example. Each (N, H, W, C)."""
+    rows = len(next(iter(columns.values())))
+    figure = Figure(figsize=(1.3 * len(columns), 1.3 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (name, images) in enumerate(columns.items()):
+        axes[0, column].set_title(name, fontsize=9)
+        for row, image in enumerate(images):
+            axes[row, column].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+            axes[row, column].axis("off")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def histograms(
+    path: Path, clean: Scores, attacks: list[Scored], limits: dict[str, dict[str, float]]
+) -> None:
+    """Scores of clean and adversarial images, one panel an attack and score, with thresholds."""
+    made = [attack for attack in attacks if attack.n]
+    figure = Figure(figsize=(7, 1.5 * max(len(made), 1) + 0.8), layout="constrained")
+    axes = figure.subplots(max(len(made), 1), len(clean), squeeze=False, sharex="col")
+    colours = dict(zip(limits, ("black", "tab:red", "tab:orange"), strict=False))
+    for column, (name, clean_scores) in enumerate(clean.items()):
+        everything = [clean_scores, *(attack.scores[name] for attack in made)]
+        bins = np.linspace(min(s.min() for s in everything), max(s.max() for s in everything), 60)
+        for row, attack in enumerate(made):
+            panel = axes[row, column]
+            panel.hist(clean_scores, bins, density=True, alpha=0.6, label="clean")
+            panel.hist(attack.scores[name], bins, density=True, alpha=0.6, label="adversarial")
+            for rule, limit in limits.items():
+                panel.axvline(limit[name], color=colours[rule], linewidth=1, label=rule)
+            panel.set_yticks([])
+            panel.set_ylabel(f"{attack.attack} {attack.strength:g}", fontsize=8)
+        axes[-1, column].set_xlabel(SCORE_TITLES[name])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8)
+    _save(figure, path)
+
+
+def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) -> None:
+    """The ROC of the decision over both scores; false positives on a logarithmic axis, since
+    what matters is far to the left."""
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    panel = figure.subplots()
+    for attack in attacks:
+        if attack.n:
+            pair = evaluation.pooled(attack.scores, clean, validation, "any")
+            fpr, tpr = evaluation.roc(*pair)
+            label = f"{attack.attack} {attack.strength:g} (AUROC {evaluation.auroc(*pair):.3f})"
+            panel.plot(np.maximum(fpr, 1e-4), tpr, label=label, linewidth=1.3)
+    for fpr in evaluation.FPRS:
+        panel.axvline(fpr, color="gray", linewidth=0.6, linestyle=":")
+    panel.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02))
+    panel.set(xlabel="share of clean images flagged", ylabel="share of adversarial images flagged")
+    if panel.lines:
+        panel.legend(fontsize=8)
+    _save(figure, path)
+
+
+def losses(path: Path, curves: dict[str, np.ndarray]) -> None:
+    """Mean training loss by epoch, one line a module."""
+    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+    panel = figure.subplots()
+    for name, values in curves.items():
+        panel.plot(np.arange(1, len(values) + 1), values, label=name.upper(), marker=".")
+    panel.set(xlabel="epoch", ylabel="mean loss (eq. 12-14)", yscale="log")
+    panel.legend()
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    cache.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))

@@ -1,0 +1,149 @@
+"""Renders runs: `python -m experiments.report RUN...` prints them side by side.
+
+A run's own report.html, with its figures inside, is written by the program that made the run.
+"""
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import rich
+import tyro
+from rich.table import Table
+
+from experiments import cache, results
+
+Row = dict[str, Any]
+
+
+def main(runs: tyro.conf.Positional[tuple[Path, ...]], markdown: bool = False) -> None:
+    """Renders runs side by side.
+
+    Args:
+      runs: run folders (or their results.json), at least one.
+      markdown: print Markdown instead of tables for a terminal.
+    """
+    if not runs:
+        sys.exit("error: name at least one run folder")
+    try:
+        documents = [results.read(run) for run in runs]
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
+    rows = [row for document in documents for row in document["rows"]]
+    for title, header, body in tables(rows):
+        print(_markdown(title, header, body) if markdown else "", end="")
+        if not markdown:
+            rich.print(_rich(title, header, body))
+
+
+def tables(rows: list[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Rows as tables (title, header, body): a table of the paper each, attacks as columns, ours
+    above the paper's."""
+    found = []
+    for name in sorted({row["table"] for row in rows}):
+        of_table = [row for row in rows if row["table"] == name]
+        columns = list(dict.fromkeys(_column(row) for row in of_table))
+        body = []
+        for line in dict.fromkeys((r["dataset"], r["system"], r["metric"]) for r in of_table):
+            cells = {
+                _column(r): r for r in of_table if (r["dataset"], r["system"], r["metric"]) == line
+            }
+            sizes = sorted({row["n"] for row in cells.values()})
+            n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
+            ours = [_number(cells.get(column, {}).get("value")) for column in columns]
+            body.append([*line, *ours, n])
+            if any(row["paper"] is not None for row in cells.values()):
+                printed = [_number(cells.get(column, {}).get("paper")) for column in columns]
+                body.append(["", "paper", line[2], *printed, ""])
+        found.append((name, ["dataset", "system", "metric", *columns, "n"], body))
+    return found
+
+
+def write_html(run: Path, title: str, figures: dict[str, Path]) -> None:
+    """Writes run/report.html, self-contained: tables, figures, configuration, provenance.
+
+    Args:
+      run: a run folder with a results.json.
+      figures: caption -> PNG.
+    """
+    document = results.read(run)
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
+    images = {
+        caption: base64.b64encode(path.read_bytes()).decode() for caption, path in figures.items()
+    }
+    html = template.render(
+        title=title,
+        tables=tables(document["rows"]),
+        figures=images,
+        config=document["config"],
+        provenance=document["provenance"],
+    )
+    cache.write_atomically(run / "report.html", lambda temporary: temporary.write_text(html))
+
+
+def console(rows: list[Row], names: tuple[str, ...]) -> None:
+    """Prints the named tables to the terminal."""
+    for title, header, body in tables(rows):
+        if title in names:
+            rich.print(_rich(title, header, body))
+
+
+def _column(row: Row) -> str:
+    return "clean" if row["attack"] == "none" else f"{row['attack']} {row['strength']:g}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _rich(title: str, header: list[str], body: list[list[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index < 3 else "right")
+    for line in body:
+        table.add_row(*line, style="dim" if line[1] == "paper" else None)
+    return table
+
+
+def _markdown(title: str, header: list[str], body: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *body]
+    return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
+
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em }
+table { border-collapse: collapse; margin: .5em 0 1.5em; font-variant-numeric: tabular-nums }
+td, th { padding: .15em .7em; text-align: right; border-bottom: 1px solid #ddd }
+td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left }
+tr.paper { color: #777; font-style: italic }
+figure { margin: 1em 0 2em } img { max-width: 100% } pre { background: #f6f6f6; padding: 1em }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p>Made by <code>{{ provenance.command }}</code> at {{ provenance.git or "an unknown commit" }}
+on {{ provenance.device }}. Rates over adversarial images are over the successful ones; rates
+over clean images are over the whole test set, misclassified images included.</p>
+{% for caption, data in figures.items() %}
+<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+{% for name, header, body in tables %}
+<h2>{{ name }}</h2>
+<table><tr>{% for cell in header %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for line in body %}
+<tr{% if line[1] == "paper" %} class="paper"{% endif %}>
+{%- for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endfor %}
+<h2>Configuration and provenance</h2>
+<pre>{{ config | tojson(indent=1) }}</pre>
+<pre>{{ provenance | tojson(indent=1) }}</pre>
+</body></html>
+"""
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

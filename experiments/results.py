@@ -1,0 +1,131 @@
+"""results.json: one row a figure, and what produced it."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+
+from experiments import cache
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure. `paper` is the paper's value for it, where the paper has one."""
+
+    table: str  # the paper's table ("cmag/3"), or "extra/..."
+    dataset: str
+    system: str
+    attack: str  # "none" for clean images
+    strength: float | None
+    metric: str
+    value: float
+    n: int  # the images it was measured on
+    paper: float | None = None
+
+
+def write(path: Path, *, config: Any, rows: Iterable[Row], seconds: dict[str, float]) -> None:
+    document = {
+        "config": config,
+        "provenance": provenance(seconds),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    write_json(path, document)
+
+
+def write_json(path: Path, document: Any) -> None:
+    text = json.dumps(document, indent=1, default=_plain, allow_nan=False)
+    cache.write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The document of a run folder or of its results.json; raises FileNotFoundError."""
+    file = path / "results.json" if path.is_dir() else path
+    return json.loads(file.read_text())
+
+
+def provenance(seconds: dict[str, float]) -> dict[str, Any]:
+    return {
+        "git": _git_commit(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "device": _device(),
+        "command": " ".join(["python", "-m", _program(), *sys.argv[1:]]),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "peak_memory_gib": round(peak_memory_gib(), 2),
+    }
+
+
+def peak_memory_gib() -> float:
+    """The most memory this process has held resident, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes or KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def since_start() -> float:
+    """Seconds since this process was started, imports included."""
+    return time.time() - psutil.Process().create_time()
+
+
+class Stopwatch:
+    """Seconds by stage, and how many of all seconds XLA spent compiling."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {"compile": 0.0}
+        jax.monitoring.register_event_duration_secs_listener(self._on_event)
+
+    def _on_event(self, event: str, duration: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):  # tracing, lowering and XLA itself
+            self.seconds["compile"] += duration
+
+    def time(self, stage: str, function: Callable[[], Any]) -> Any:
+        start = time.monotonic()
+        try:
+            return function()
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{jax.device_count()} x {device.device_kind}"
+    return f"CPU ({platform.machine()}, {len(os.sched_getaffinity(0))} cores)"
+
+
+def _git_commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        here = Path(__file__).parent
+        return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def _program() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else Path(sys.argv[0]).name
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value)} can't be written as JSON")

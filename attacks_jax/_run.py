@@ -3,6 +3,7 @@
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result, as_partial
@@ -43,6 +44,9 @@ def run(
       ValueError: images or labels of the wrong shape, type or range.
     """
     images, labels = check_batch(images, labels, attack.bounds)
+    if not images.shape[0]:  # many networks can't be called on nothing
+        none = jnp.zeros(0)
+        return Result(images, none.astype(bool), none, none.astype(jnp.int32), oracle_state)
     oracle = as_partial(oracle)
     traced = is_traced(key, *jax.tree.leaves((attack, oracle, images, labels, oracle_state)))
     if loop == "auto":

@@ -59,7 +59,7 @@ class GlobalReconstructor(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
-        return _dense_image(h.reshape(h.shape[0], -1), self.width, h.shape[1:])
+        return _dense_image(h.reshape(h.shape[0], math.prod(h.shape[1:])), self.width, h.shape[1:])
 
 
 def _dense_image(x: jax.Array, width: int, image_shape) -> jax.Array:
@@ -67,7 +67,7 @@ def _dense_image(x: jax.Array, width: int, image_shape) -> jax.Array:
     x = nn.relu(nn.Dense(width)(x))
     x = nn.relu(nn.Dense(width)(x))
     pixels = nn.Dense(math.prod(image_shape))(x)
-    return nn.sigmoid(pixels).reshape(-1, *image_shape)
+    return nn.sigmoid(pixels).reshape(x.shape[0], *image_shape)
 
 
 def check_feature_maps(feature_shape: tuple[int, ...], image_shape: ImageShape) -> None:

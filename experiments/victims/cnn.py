@@ -1,5 +1,6 @@
 """The classifier under attack: a small convolutional network with named feature maps."""
 
+import math
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -42,7 +43,9 @@ class CNN(nn.Module):
             x = nn.Conv(channels, (3, 3), name="feature_maps" if last else f"conv{block}")(x)
             x = _max_pool(nn.relu(x))
         feature_maps = x
-        x = nn.relu(nn.Dense(self.dense, name="hidden")(x.reshape(x.shape[0], -1)))
+        x = nn.relu(
+            nn.Dense(self.dense, name="hidden")(x.reshape(x.shape[0], math.prod(x.shape[1:])))
+        )
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return feature_maps, nn.Dense(self.classes, name="logits")(x)
 

@@ -1,0 +1,243 @@
+"""CMAG: the equations by hand, the cascade by hand, and a fit that learns."""
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from cmag_jax import CMAGConfig, cmag, global_ssim
+
+KEY = jax.random.key(0)
+SHAPE = (12, 12, 1)
+CLASSES = 4
+TINY = CMAGConfig(
+    batch_size=32, fmr_epochs=40, lr_epochs=40, gr_epochs=40, fmr_width=16, lr_width=16, gr_width=64
+)
+PROTOTYPES = np.random.default_rng(7).uniform(size=(CLASSES, *SHAPE)).astype(np.float32)
+
+
+def victim(images):
+    """Space-to-depth for feature maps, similarity to prototypes for logits."""
+    batch = images.shape[0]
+    blocks = images.reshape(batch, 3, 4, 3, 4, 1).transpose(0, 1, 3, 2, 4, 5)
+    logits = -5 * jnp.sum((images[:, None] - PROTOTYPES) ** 2, axis=(2, 3, 4))
+    return blocks.reshape(batch, 3, 3, 16), logits
+
+
+def clean_images(seed, count):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(CLASSES, size=count)
+    noise = rng.normal(scale=0.02, size=(count, *SHAPE))
+    return np.clip(PROTOTYPES[labels] + noise, 0, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="module", name="fitted")
+def _fitted():
+    return cmag.fit(KEY, victim, clean_images(0, 256), TINY)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5, 1.0])
+def test_losses_are_equations_12_to_14_as_they_are_meant(mu):
+    x, rebuilt = clean_images(1, 2)
+    expected = mu * np.mean((x - rebuilt) ** 2) + (1 - mu) * (1 - float(global_ssim(x, rebuilt)))
+    loss = cmag.reconstruction_loss(x[None], rebuilt[None], mu=mu, ssim="global")
+    np.testing.assert_allclose(loss, [expected], rtol=1e-5)
+
+
+def test_fitting_lowers_all_three_losses(fitted):
+    _, info = fitted
+    for losses in info:
+        assert losses.shape == (40,)
+        assert losses[-1] < 0.7 * losses[0]
+
+
+def test_epochs_are_reported_as_they_end():
+    seen = []
+    config = dataclasses.replace(TINY, fmr_epochs=2, lr_epochs=1, gr_epochs=1)
+    _, info = cmag.fit(
+        KEY, victim, clean_images(0, 64), config, on_epoch=lambda *what: seen.append(what)
+    )
+    assert [what[:3] for what in seen] == [("fmr", 1, 2), ("fmr", 2, 2), ("lr", 1, 1), ("gr", 1, 1)]
+    assert seen[1][3] == info.fmr_loss[1]
+
+
+@pytest.mark.parametrize("combination", ["hadamard", "average"])
+def test_gr_sees_the_combination_of_fmr_and_lr(fitted, combination):
+    params, _ = fitted
+    params = dataclasses.replace(params, config=dataclasses.replace(TINY, combination=combination))
+    seen = cmag.reconstruct(victim, params, clean_images(2, 5))
+    product, average = seen.fmr * seen.lr, (seen.fmr + seen.lr) / 2
+    expected = product if combination == "hadamard" else average
+    np.testing.assert_allclose(seen.h, expected, rtol=1e-5)
+    gr = params.gr["params"]
+    x = seen.h.reshape(5, -1)
+    for layer in ("Dense_0", "Dense_1"):
+        x = np.maximum(x @ gr[layer]["kernel"] + gr[layer]["bias"], 0)
+    x = x @ gr["Dense_2"]["kernel"] + gr["Dense_2"]["bias"]
+    np.testing.assert_allclose(seen.gr, 1 / (1 + np.exp(-x)).reshape(5, *SHAPE), rtol=1e-4)
+
+
+def test_scores_are_the_errors_of_gr(fitted):
+    params, _ = fitted
+    images = clean_images(3, 6)
+    rebuilt = cmag.reconstruct(victim, params, images).gr
+    scores = cmag.score(victim, params, images)
+    assert {name: s.shape for name, s in scores.items()} == {"ssim": (6,), "l2": (6,)}
+    np.testing.assert_allclose(scores["ssim"], 1 - global_ssim(images, rebuilt), atol=1e-6)
+    norms = np.linalg.norm((images - np.asarray(rebuilt)).reshape(6, -1), axis=1)
+    np.testing.assert_allclose(scores["l2"], norms, rtol=1e-5)
+
+
+def test_temperature_sharpens_what_lr_sees():
+    """At T = 1/1000 a lead of .02 in the logits is certainty (section 3.2's 0.491 and 0.490); at
+    T = 1 it is nothing."""
+    logits = jnp.log(jnp.array([[0.491, 0.490, 0.01, 0.009]]))
+    sharp = cmag._distil(logits, TINY)
+    np.testing.assert_allclose(sharp[0, 0], np.exp(1000 * np.log(0.491 / 0.490)) / (
+        1 + np.exp(1000 * np.log(0.491 / 0.490))), rtol=1e-3)  # fmt: skip
+    soft = cmag._distil(logits, dataclasses.replace(TINY, temperature=1.0))
+    np.testing.assert_allclose(soft, [[0.491, 0.490, 0.01, 0.009]], rtol=1e-5)
+
+
+def test_a_fooled_victim_gives_its_image_away(fitted):
+    """Images whose feature maps are one class's and whose logits are another's: what CMAG is
+    for. Thresholds from held-out clean images flag them at a few per cent false positives."""
+    params, _ = fitted
+    thresholds = cmag.calibrate(cmag.score(victim, params, clean_images(4, 400)), fpr=0.05)
+    clean_flags = cmag.detect(cmag.score(victim, params, clean_images(5, 400)), thresholds)
+
+    def fooled(images):
+        feature_maps, logits = victim(images)
+        return feature_maps, jnp.roll(logits, 1, axis=-1)
+
+    flags = cmag.detect(cmag.score(fooled, params, clean_images(6, 400)), thresholds)
+    assert np.mean(clean_flags) < 0.1
+    assert np.mean(flags) > 0.9
+
+
+def test_score_under_jit_and_in_parts_is_the_same(fitted):
+    params, _ = fitted
+    images = clean_images(7, 6)
+    plain = cmag.score(victim, params, images)
+    jitted = jax.jit(partial(cmag.score, victim, params))(images)
+    parts = [cmag.score(victim, params, images[i : i + 1]) for i in range(6)]
+    for name in plain:
+        np.testing.assert_allclose(jitted[name], plain[name], rtol=1e-5)
+        np.testing.assert_allclose([part[name][0] for part in parts], plain[name], rtol=1e-4)
+
+
+def test_the_score_of_an_image_has_a_finite_gradient(fitted):
+    params, _ = fitted
+    image = clean_images(8, 1)
+
+    def total(x):
+        return sum(s.sum() for s in cmag.score(victim, params, x).values())
+
+    assert np.isfinite(jax.grad(total)(image)).all()
+
+
+def test_the_same_key_gives_the_same_weights_and_another_key_others(fitted):
+    params, _ = fitted
+    again, _ = cmag.fit(KEY, victim, clean_images(0, 256), TINY)
+    other, _ = cmag.fit(jax.random.key(1), victim, clean_images(0, 256), TINY)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    kernel = params.gr["params"]["Dense_0"]["kernel"]
+    assert np.any(kernel != other.gr["params"]["Dense_0"]["kernel"])
+
+
+def test_a_victim_with_bound_weights_is_traced_not_compiled_in(fitted):
+    params, _ = fitted
+    traces = []
+
+    def scaled(weight, images):
+        traces.append(1)
+        feature_maps, logits = victim(images)
+        return feature_maps * weight, logits
+
+    images = clean_images(9, 2)
+    for weight in (1.0, 0.5):
+        cmag.score(Partial(scaled, jnp.float32(weight)), params, images)
+    assert len(traces) == 1
+
+
+def test_a_fitted_detector_exports_and_runs_without_this_library(fitted):
+    params, _ = fitted
+    (batch,) = jax.export.symbolic_shape("b")
+    exported = jax.export.export(jax.jit(partial(cmag.score, victim, params)))(
+        jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32)
+    )
+    again = jax.export.deserialize(exported.serialize())
+    images = clean_images(10, 3)
+    expected = cmag.score(victim, params, images)
+    np.testing.assert_allclose(again.call(images)["ssim"], expected["ssim"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 20, 2)])
+@pytest.mark.parametrize("pools", [0, 1, 2])
+def test_images_and_feature_maps_of_many_sizes(shape, pools):
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(pools):
+                x = nn.avg_pool(nn.Conv(4, (3, 3))(x), (2, 2), (2, 2))
+            return x, nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+    images = np.random.default_rng(0).uniform(size=(4, *shape)).astype(np.float32)
+    network = Network()
+    bound = Partial(network.apply, network.init(KEY, images))
+    params, _ = cmag.fit(KEY, bound, images, dataclasses.replace(TINY, fmr_epochs=1, gr_epochs=1))
+    seen = cmag.reconstruct(bound, params, images)
+    for image in seen:
+        assert image.shape == images.shape
+        assert image.min() >= 0 and image.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((4, 10, 12, 1), np.float32), "divisible by 4, got 10x12"),
+        (np.zeros((12, 12), np.float32), r"expected images .* got float32 \(12, 12\)"),
+        (np.zeros((4, 12, 12, 1)), "float64"),
+        (np.full((4, 12, 12, 1), 255, np.uint8), "uint8"),
+        (np.full((4, 12, 12, 1), 255, np.float32), "max 255"),
+        (np.full((4, 12, 12, 1), np.nan, np.float32), "nan"),
+    ],
+)
+def test_wrong_images_are_refused_in_words(images, message):
+    with pytest.raises(ValueError, match=message):
+        cmag.fit(KEY, victim, images, TINY)
+
+
+def test_images_of_another_shape_than_the_fitted_are_refused(fitted):
+    params, _ = fitted
+    images = np.zeros((2, 16, 16, 1), np.float32)
+    expected = r"expected images \(B, 12, 12, 1\) in \[0, 1\], got float32 \(2, 16, 16, 1\)"
+    for function in (cmag.score, cmag.reconstruct):
+        with pytest.raises(ValueError, match=expected):
+            function(victim, params, images)
+    with pytest.raises(ValueError, match=expected):
+        jax.jit(partial(cmag.score, victim, params))(images)
+
+
+@pytest.mark.parametrize("feature_shape", [(5, 5, 2), (6, 3, 2), (24, 24, 2), (18,)])
+def test_feature_maps_that_do_not_fit_are_refused(feature_shape):
+    def other(images):
+        return jnp.zeros((images.shape[0], *feature_shape)), jnp.zeros((images.shape[0], 3))
+
+    with pytest.raises(ValueError, match="whole number"):
+        cmag.fit(KEY, other, clean_images(0, 4), TINY)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mu_fmr": 1.5}, {"temperature": 0.0}, {"gr_epochs": 0}, {"batch_size": 0}],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
+        CMAGConfig(**options)

@@ -87,7 +87,7 @@ PAPER_VICTIMS = {
     "gtsrb": victims.VictimConfig((64, 128), 512, standardise=True, max_shift=2, epochs=40),
 }
 # Small batches make more of few epochs; the paper's 2,000 needs a hundred.
-QUICK_CMAG = CMAGConfig(batch_size=250, fmr_epochs=4, lr_epochs=2, gr_epochs=6, fmr_width=64)
+QUICK_CMAG = CMAGConfig(batch_size=250, fmr_epochs=5, lr_epochs=2, gr_epochs=12, fmr_width=64)
 DIGITS_CMAG = CMAGConfig(batch_size=50, fmr_epochs=30, lr_epochs=10, gr_epochs=30, fmr_width=64)
 QUICK_CW = CWConfig(num_steps=200, step_size=0.05, binary_search_steps=5, initial_const=1.0)
 
@@ -101,7 +101,7 @@ def preset(name: Preset, dataset: DatasetName) -> Config:
         dataset,
         name,
         fgsm_images=1000,
-        cw_images=200,
+        cw_images=400,
         victim=VICTIMS[dataset],
         cmag=DIGITS_CMAG if dataset == "digits" else QUICK_CMAG,
         cw=QUICK_CW,

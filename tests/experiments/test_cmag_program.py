@@ -1,0 +1,195 @@
+"""`python -m experiments.cmag`, end to end, on real digits."""
+
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import cmag as program
+from experiments import detector
+
+ROOT = Path(__file__).parents[2]
+# Small enough for a test; every stage is there.
+TINY = [
+    "--victim.channels", "4", "8", "--victim.epochs=3", "--victim.batch-size=100",
+    "--cmag.fmr-epochs=2", "--cmag.lr-epochs=1", "--cmag.gr-epochs=2", "--cmag.fmr-width=8",
+    "--cmag.gr-width=32", "--fgsm-eps", "0.2", "--cw-confidence", "1", "--fgsm-images=40",
+    "--cw-images=30", "--attack-batch=20", "--cw.num-steps=40", "--cw.binary-search-steps=2",
+]  # fmt: skip
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.cmag", *TINY, *options]
+    places = [f"--output-dir={folder / 'run'}", f"--cache-dir={folder / 'cache'}"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, *places], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+
+def finish(process: subprocess.Popen) -> tuple[str, str]:
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def rows(folder: Path) -> list[dict]:
+    return json.loads((folder / "run" / "results.json").read_text())["rows"]
+
+
+@pytest.fixture(scope="module", name="finished")
+def _finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    out, _ = finish(start(folder))
+    return folder, out
+
+
+def test_it_leaves_a_whole_run_folder(finished):
+    folder, out = finished
+    run = folder / "run"
+    assert {p.name for p in run.iterdir()} == {
+        "config.json", "results.json", "report.html", "figures", "detector",
+    }  # fmt: skip
+    assert "tpr@fpr=0.05" in out and "report.html" in out
+    html = (run / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == len(list((run / "figures").iterdir())) == 5
+    assert not re.search(r'(src|href)="(?!data:)', html)  # self-contained
+    document = json.loads((run / "results.json").read_text())
+    assert document["config"]["cmag"]["gr_width"] == 32
+    assert {"git", "versions", "device", "seconds"} <= set(document["provenance"])
+    assert {"victim", "fit", "attack", "compile", "total"} <= set(document["provenance"]["seconds"])
+
+
+def test_it_gives_every_row_that_the_tables_ask_for(finished):
+    folder, _ = finished
+    by_metric = {}
+    for row in rows(folder):
+        assert set(row) == {
+            "table", "dataset", "system", "attack", "strength", "metric", "value", "n", "paper",
+        }  # fmt: skip
+        assert np.isfinite(row["value"]) and row["n"] > 0
+        by_metric.setdefault((row["table"], row["metric"]), []).append(row)
+    for attacked in (
+        ("extra/detection", "detection_rate@paper"),
+        ("extra/detection", "tpr@fpr=0.05"),
+        ("extra/detection", "tpr@fpr=0.01"),
+        ("extra/auroc", "auroc"),
+        ("extra/attack", "attack_success_rate"),
+    ):
+        assert [r["attack"] for r in by_metric[attacked]] == ["FGSM", "CW-l2"], attacked
+    for clean in ("fpr@paper", "fpr@fpr=0.05", "fpr@fpr=0.01"):
+        (row,) = by_metric["extra/fpr", clean]
+        assert row["attack"] == "none" and row["n"] == 500
+    assert [r["attack"] for r in by_metric["cmag/6", "mean_ssim"]] == ["none", "FGSM", "CW-l2"]
+    assert [r["attack"] for r in by_metric["cmag/7", "mean_l2"]] == ["none", "FGSM", "CW-l2"]
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(finished, tmp_path):
+    folder, _ = finished
+    again, other = tmp_path / "again", tmp_path / "other"
+    for process in (start(again), start(other, "--seed=1")):
+        finish(process)
+    assert rows(again) == rows(folder)
+    assert rows(other) != rows(folder)
+
+
+@pytest.mark.parametrize("stage", ["victim-*/1", "cmag-*", "attack-CW*/000000.npz"])
+def test_killed_at_any_stage_it_goes_on_and_ends_the_same(finished, tmp_path, stage):
+    process = start(tmp_path)
+    while process.poll() is None and not list((tmp_path / "cache").glob(stage)):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "results.json").exists()
+    (reached,) = (tmp_path / "cache").glob(stage.split("/")[0])
+    before = reached.stat().st_ino
+    finish(start(tmp_path))
+    assert reached.stat().st_ino == before  # went on with it, and did not start over
+    assert rows(tmp_path) == rows(finished[0])
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    process = start(tmp_path)
+    while process.poll() is None and not list((tmp_path / "cache").glob("victim-*/1")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted: the same command goes on" in err and "Traceback" not in err
+
+
+def test_a_second_run_computes_nothing_again(finished, tmp_path):
+    folder, _ = finished
+    stamps = {p: p.stat().st_mtime_ns for p in (folder / "cache").rglob("*") if p.is_file()}
+    before = rows(folder)
+    _, err = finish(start(folder))
+    assert "fit GR" not in err and "victim" not in err
+    assert rows(folder) == before
+    assert stamps == {p: p.stat().st_mtime_ns for p in (folder / "cache").rglob("*") if p.is_file()}
+
+
+def test_the_saved_detector_decides_as_the_run_did(finished):
+    from cmag_jax import cmag
+    from experiments import datasets
+
+    folder, _ = finished
+    victim, params, thresholds = detector.load(folder / "run")
+    images = datasets.load("digits").test.images
+    scores = cmag.score(victim, params, images)
+    for rule in ("paper", "fpr=0.05", "fpr=0.01"):
+        flagged = float(np.mean(cmag.detect(scores, thresholds[rule])))
+        (row,) = (r for r in rows(folder) if r["metric"] == f"fpr@{rule}")
+        assert flagged == pytest.approx(row["value"], abs=1e-6)
+    with pytest.raises(FileNotFoundError, match=r"holds no detector/"):
+        detector.load(folder)
+
+
+@pytest.mark.parametrize("dataset", program.VICTIMS)
+@pytest.mark.parametrize("name", ["quick", "paper"])
+def test_presets_are_what_the_command_line_starts_from(dataset, name):
+    parsed = program.parse([f"--dataset={dataset}", f"--preset={name}", "--cmag.mu-gr=0.25"])
+    expected = program.preset(name, dataset)
+    changed = dataclasses.replace(expected.cmag, mu_gr=0.25)
+    assert parsed == dataclasses.replace(expected, cmag=changed)
+
+
+def test_the_paper_preset_is_the_paper_s():
+    config = program.preset("paper", "mnist")
+    assert config.cmag.batch_size == 2000 and config.attack_batch == 200
+    assert config.cmag.learning_rate == 1e-3 and config.cmag.temperature == 1 / 1000
+    assert config.cmag.mu_fmr == config.cmag.mu_lr == config.cmag.mu_gr == 0.5
+    assert [(s.name, s.strength) for s in program.specs(config)] == [
+        ("FGSM", 0.1), ("FGSM", 0.2), ("FGSM", 0.3), ("CW-l2", 9), ("CW-l2", 19), ("CW-l2", 29),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--dataset=imagenet", "--preset=slow", "--cmag.mu-gr=half"])
+def test_a_wrong_option_is_explained(option, capsys):
+    with pytest.raises(SystemExit):
+        program.parse([option])
+    assert option.split("=")[0] in capsys.readouterr().err
+
+
+def test_a_data_set_that_is_not_there_is_one_line_within_seconds(tmp_path):
+    places = [f"--data-dir={tmp_path / 'tfds'}", f"--manual-dir={tmp_path / 'manual'}"]
+    (tmp_path / "manual" / "gtsrb").mkdir(parents=True)
+    (tmp_path / "manual" / "gtsrb" / "GTSRB_Final_Test_GT.zip").touch()
+    _, err = start(tmp_path, "--dataset=gtsrb", *places).communicate(timeout=60)
+    assert err.strip().splitlines()[-1].startswith("error: ")
+    assert "GTSRB_Final_Training_Images.zip" in err and "Traceback" not in err
+
+
+def test_runs_side_by_side(finished):
+    folder, _ = finished
+    command = [sys.executable, "-m", "experiments.report", str(folder / "run"), "--markdown"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "**extra/detection**" in printed and "| FGSM 0.2 | CW-l2 1 |" in printed
+    missing = subprocess.run(
+        [*command[:3], str(folder / "nowhere")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert missing.returncode == 1 and "does not exist" in missing.stderr

@@ -1,0 +1,92 @@
+"""Victims: trained, kept, resumed, and the same whichever way."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import datasets, victims
+from experiments.victims import training
+
+CONFIG = victims.VictimConfig((4, 8), dense=16, epochs=3, batch_size=100, max_shift=1)
+
+
+@pytest.fixture(scope="module", name="digits")
+def _digits():
+    return datasets.load("digits")
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
+def test_an_interrupted_training_goes_on_and_ends_as_an_uninterrupted_one(
+    digits, tmp_path, monkeypatch
+):
+    whole = victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path / "whole")
+
+    saves = []
+    save = training.ocp.CheckpointManager.save
+
+    def save_then_die(self, step, **kwargs):
+        save(self, step, **kwargs)
+        saves.append(step)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.ocp.CheckpointManager, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path / "parts")
+    resumed = victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path / "parts")
+    assert saves == [1, 2, 3]  # the first two epochs were not made again
+    same(resumed, whole)
+
+
+def test_a_trained_victim_is_reused_and_anything_that_determines_it_makes_another(
+    digits, tmp_path, monkeypatch
+):
+    first = victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.ocp.CheckpointManager, "save", None)  # saving would fail
+        same(victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path), first)
+    keys = {first.key}
+    for config, seed in ((dataclasses.replace(CONFIG, epochs=1), 0), (CONFIG, 1)):
+        keys.add(victims.get(digits, config, seed=seed, cache_dir=tmp_path).key)
+    assert len(keys) == 3
+
+
+def test_the_victim_is_two_pure_functions_over_one_network(digits, tmp_path):
+    victim = victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path)
+    images = digits.test.images[:5]
+    feature_maps, logits = victim.features_and_logits(images)
+    assert feature_maps.shape == (5, 7, 7, 8) and logits.shape == (5, 10)
+    np.testing.assert_array_equal(victim.logits(images), logits)
+    assert "feature_maps" in victim.params["params"]
+    assert feature_maps.min() >= 0  # rectified
+    np.testing.assert_array_equal(victims.predict(victim, images), np.argmax(logits, -1))
+
+
+def test_pooling_is_max_pooling():
+    import flax.linen as nn
+
+    from experiments.victims.cnn import _max_pool
+
+    x = np.random.default_rng(0).normal(size=(2, 7, 10, 3)).astype(np.float32)
+    np.testing.assert_array_equal(_max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
+
+
+def test_shifted_images_are_shifted_images():
+    image = np.arange(36, dtype=np.float32).reshape(1, 6, 6, 1)
+    seen = set()
+    for seed in range(40):
+        shifted = np.asarray(training._shift(jax.random.key(seed), image, 1))
+        moves = [
+            (i, j)
+            for i in (-1, 0, 1)
+            for j in (-1, 0, 1)
+            if np.array_equal(shifted[0, 1:-1, 1:-1], image[0, 1 + i : 5 + i, 1 + j : 5 + j])
+        ]
+        assert len(moves) == 1
+        seen |= set(moves)
+    assert len(seen) == 9

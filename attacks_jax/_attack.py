@@ -44,6 +44,11 @@ class Attack(Protocol):
     """
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest value of a pixel."""
+        ...
+
+    @property
     def num_steps(self) -> int:
         """The most calls of `step` that can change a state."""
         ...

@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +30,7 @@ from cmag_jax.training import train
 
 # images (B, H, W, C) -> (feature maps (B, h, w, c), logits (B, K))
 Victim = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+Images = jax.Array | np.ndarray  # (B, H, W, C) float32 in [0, 1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Reconstructions(NamedTuple):
 def fit(
     key: jax.Array,
     victim: Victim,
-    images: jax.Array,
+    images: Images,
     config: CMAGConfig | None = None,
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
@@ -131,16 +133,16 @@ def fit(
 
     def fmr_loss(fmr, victim, x):
         feature_maps, _ = victim(x)
-        return error(x, modules.fmr.apply(fmr, feature_maps), config.mu_fmr)
+        return error(x, _apply(modules.fmr, fmr, feature_maps), config.mu_fmr)
 
     def lr_loss(lr, victim, x):
         _, logits = victim(x)
-        return error(x, modules.lr.apply(lr, _distil(logits, config)), config.mu_lr)
+        return error(x, _apply(modules.lr, lr, _distil(logits, config)), config.mu_lr)
 
     def gr_loss(gr, context, x):
         victim, fmr, lr = context
         *_, h = _first_order(victim, dataclasses.replace(params, fmr=fmr, lr=lr), x)
-        return error(x, modules.gr.apply(gr, h), config.mu_gr)
+        return error(x, _apply(modules.gr, gr, h), config.mu_gr)
 
     fmr, fmr_losses = train_module("fmr", fmr_key, fmr_loss, params.fmr, victim)
     lr, lr_losses = train_module("lr", lr_key, lr_loss, params.lr, victim)
@@ -149,7 +151,7 @@ def fit(
     return fitted, FitInfo(fmr_losses, lr_losses, gr_losses)
 
 
-def reconstruct(victim: Victim, params: CMAGParams, images: jax.Array) -> Reconstructions:
+def reconstruct(victim: Victim, params: CMAGParams, images: Images) -> Reconstructions:
     """What each module makes of images (B, H, W, C) float32 in [0, 1] (figures 3-6). Jitted.
 
     Raises:
@@ -159,7 +161,7 @@ def reconstruct(victim: Victim, params: CMAGParams, images: jax.Array) -> Recons
     return _reconstruct(_as_partial(victim), params, images)
 
 
-def score(victim: Victim, params: CMAGParams, images: jax.Array) -> dict[str, jax.Array]:
+def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
     """How badly GR rebuilds images (B, H, W, C) float32 in [0, 1] (section 3.4). Jitted.
 
     Returns:
@@ -184,10 +186,11 @@ def reconstruction_loss(x: jax.Array, rebuilt: jax.Array, *, mu: float, ssim: st
     return mu * mean_squared + (1 - mu) * (1 - SSIM[ssim](x, rebuilt))
 
 
-def init(key: jax.Array, victim: Victim, images: jax.Array, config: CMAGConfig) -> CMAGParams:
+def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> CMAGParams:
     """Untrained params for images like these (B, H, W, C), as `fit` starts from. Under
     `jax.eval_shape`: the shapes of a fitted CMAG, which restoring a checkpoint asks for."""
-    image_shape = tuple(images.shape[1:])
+    _, height, width, channels = images.shape
+    image_shape = (height, width, channels)
     reconstructors.check_image_shape(image_shape)
     feature_maps, logits = jax.eval_shape(victim, jnp.zeros((1, *image_shape)))
     reconstructors.check_feature_maps(feature_maps.shape[1:], image_shape)
@@ -216,6 +219,11 @@ def _modules(params: CMAGParams) -> _Modules:
     )
 
 
+def _apply(module: nn.Module, variables: Any, x: jax.Array) -> jax.Array:
+    image: Any = module.apply(variables, x)
+    return image
+
+
 def _distil(logits: jax.Array, config: CMAGConfig) -> jax.Array:
     """softmax(z / T), eq. 5: at T = 1/1000 all but one-hot."""
     return jax.nn.softmax(logits / config.temperature, axis=-1)
@@ -225,8 +233,8 @@ def _first_order(victim: Victim, params: CMAGParams, x: jax.Array):
     """What FMR and LR make of images x, and h, the two combined."""
     modules, config = _modules(params), params.config
     feature_maps, logits = victim(x)
-    from_features = modules.fmr.apply(params.fmr, feature_maps)
-    from_logits = modules.lr.apply(params.lr, _distil(logits, config))
+    from_features = _apply(modules.fmr, params.fmr, feature_maps)
+    from_logits = _apply(modules.lr, params.lr, _distil(logits, config))
     if config.combination == "hadamard":
         return from_features, from_logits, from_features * from_logits
     return from_features, from_logits, 0.5 * from_features + 0.5 * from_logits
@@ -235,7 +243,7 @@ def _first_order(victim: Victim, params: CMAGParams, x: jax.Array):
 @jax.jit
 def _reconstruct(victim, params, images) -> Reconstructions:
     from_features, from_logits, h = _first_order(victim, params, images)
-    rebuilt = _modules(params).gr.apply(params.gr, h)
+    rebuilt = _apply(_modules(params).gr, params.gr, h)
     return Reconstructions(from_features, from_logits, h, rebuilt)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Scores = Mapping[str, jax.Array]  # name -> (N,)
+Scores = Mapping[str, jax.Array | np.ndarray]  # name -> (N,)
 Thresholds = dict[str, float]
 
 
@@ -39,7 +39,7 @@ def calibrate(
     _check(arrays)
     if (fpr is None) == (rule is None):
         raise ValueError(f"expected either fpr or rule, got fpr={fpr!r} and rule={rule!r}")
-    if rule is not None:
+    if fpr is None:
         if rule != "worst-training-example":
             raise ValueError(f"expected rule 'worst-training-example', got {rule!r}")
         return {name: float(values.max()) for name, values in arrays.items()}

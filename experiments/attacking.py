@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,11 +26,12 @@ class AttackSpec:
     options: tuple[tuple[str, float | int | bool], ...] = ()
 
     def make(self) -> attacks_jax.Attack:
-        maker, strength = {
-            "FGSM": (attacks_jax.fgsm, "eps"),
-            "CW-l2": (attacks_jax.carlini_wagner_l2, "confidence"),
-        }[self.name]
-        return maker(**{strength: self.strength}, **dict(self.options))
+        options: dict[str, Any] = dict(self.options)
+        if self.name == "FGSM":
+            return attacks_jax.fgsm(eps=self.strength, **options)
+        if self.name == "CW-l2":
+            return attacks_jax.carlini_wagner_l2(confidence=self.strength, **options)
+        raise ValueError(f"expected an attack among FGSM and CW-l2, got {self.name!r}")
 
     @property
     def title(self) -> str:

@@ -6,7 +6,7 @@ figure is the median, with compilation apart. Nothing here asserts: see results.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,8 @@ import numpy as np
 import tyro
 
 import attacks_jax
-from cmag_jax import CMAGConfig, cmag
-from experiments import cmag as cmag_program
-from experiments import datasets, peers, report, results, victims
+from cmag_jax import cmag
+from experiments import cmag_config, datasets, peers, report, results, victims
 from experiments.results import Row
 
 
@@ -41,7 +40,7 @@ class Config:
 
 def main(config: Config) -> None:
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
-    victim_config = cmag_program.VICTIMS[config.dataset]
+    victim_config = cmag_config.VICTIMS[config.dataset]
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
     measure = {"attacks": measure_attacks, "detectors": measure_detectors}[config.what]
     rows = measure(config, data, victim, victims.make_cnn(data.classes, victim_config))
@@ -57,7 +56,6 @@ def measure_attacks(config: Config, data, victim: victims.Victim, network) -> li
     """FGSM and CW-l2 beside Foolbox (torch), and beside the network passes they can't avoid."""
     images, labels = data.test.images[: config.images], data.test.labels[: config.images]
     steps, rounds = config.cw_steps, config.cw_rounds
-    options = {"steps": steps, "stepsize": 0.01, "binary_search_steps": rounds}
     ours = {
         "FGSM": (attacks_jax.fgsm(eps=0.1), 1),
         # Without early abortion, so that both make the same number of steps.
@@ -83,7 +81,13 @@ def measure_attacks(config: Config, data, victim: victims.Victim, network) -> li
         model, tensor = peers.torch_twin(network, victim.params), peers.to_torch(images)
         truth = torch.from_numpy(labels.astype(np.int64))
         fgsm = foolbox.attacks.LinfFastGradientAttack()
-        cw = foolbox.attacks.L2CarliniWagnerAttack(**options, initial_const=1.0, abort_early=False)
+        cw = foolbox.attacks.L2CarliniWagnerAttack(
+            steps=steps,
+            stepsize=0.01,
+            binary_search_steps=rounds,
+            initial_const=1.0,
+            abort_early=False,
+        )
         fmodel = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
         runs["FGSM"]["foolbox"] = partial(fgsm, fmodel, tensor, truth, epsilons=0.1)
         runs["CW-l2"]["foolbox"] = partial(cw, fmodel, tensor, truth, epsilons=None)
@@ -112,10 +116,10 @@ def measure_attacks(config: Config, data, victim: victims.Victim, network) -> li
 
 def measure_detectors(config: Config, data, victim: victims.Victim, network) -> list[Row]:
     """`cmag.score` beside the victim's own forward pass, each jitted, at several batch sizes."""
-    cmag_config: CMAGConfig = cmag_program.preset("quick", config.dataset).cmag
+    detector_config = cmag_config.preset("quick", config.dataset).cmag
     # Speed does not depend on the weights: those that training starts from will do.
     params = cmag.init(
-        jax.random.key(0), victim.features_and_logits, data.test.images[:1], cmag_config
+        jax.random.key(0), victim.features_and_logits, data.test.images[:1], detector_config
     )
     score = jax.jit(partial(cmag.score, victim.features_and_logits, params))
     forward = jax.jit(victim.logits)
@@ -139,7 +143,7 @@ def measure_detectors(config: Config, data, victim: victims.Victim, network) -> 
 
 
 def interleaved(
-    competitors: dict[str, Callable[[], Any]], repeats: int
+    competitors: Mapping[str, Callable[[], Any]], repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(seconds of the first call, median seconds of the later ones), by name. The competitors
     take turns, so that whatever else the machine does hits them alike."""

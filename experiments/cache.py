@@ -25,7 +25,7 @@ def digest(*arrays: np.ndarray) -> str:
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype} {array.shape}".encode())
-        sha.update(np.ascontiguousarray(array))
+        sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
 
 
@@ -44,7 +44,7 @@ def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
         return dict(stored)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a temporary path (which it makes a file or a folder of) and moves what
     it wrote to `path`, replacing what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def histograms(
     made = [attack for attack in attacks if attack.n]
     figure = Figure(figsize=(7, 1.5 * max(len(made), 1) + 0.8), layout="constrained")
     axes = figure.subplots(max(len(made), 1), len(clean), squeeze=False, sharex="col")
-    colours = dict(zip(limits, ("black", "tab:red", "tab:orange"), strict=False))
+    colours = ("black", "tab:red", "tab:orange")
     for column, (name, clean_scores) in enumerate(clean.items()):
         everything = [clean_scores, *(attack.scores[name] for attack in made)]
         bins = np.linspace(min(s.min() for s in everything), max(s.max() for s in everything), 60)
@@ -43,8 +43,8 @@ def histograms(
             panel = axes[row, column]
             panel.hist(clean_scores, bins, density=True, alpha=0.6, label="clean")
             panel.hist(attack.scores[name], bins, density=True, alpha=0.6, label="adversarial")
-            for rule, limit in limits.items():
-                panel.axvline(limit[name], color=colours[rule], linewidth=1, label=rule)
+            for (rule, limit), colour in zip(limits.items(), colours, strict=True):
+                panel.axvline(limit[name], color=colour, linewidth=1, label=rule)
             panel.set_yticks([])
             panel.set_ylabel(f"{attack.attack} {attack.strength:g}", fontsize=8)
         axes[-1, column].set_xlabel(SCORE_TITLES[name])
@@ -65,8 +65,8 @@ def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) ->
             fpr, tpr = evaluation.roc(*pair)
             label = f"{attack.attack} {attack.strength:g} (AUROC {evaluation.auroc(*pair):.3f})"
             panel.plot(np.maximum(fpr, 1e-4), tpr, label=label, linewidth=1.3)
-    for fpr in evaluation.FPRS:
-        panel.axvline(fpr, color="gray", linewidth=0.6, linestyle=":")
+    for nominal in evaluation.FPRS:
+        panel.axvline(nominal, color="gray", linewidth=0.6, linestyle=":")
     panel.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02))
     panel.set(xlabel="share of clean images flagged", ylabel="share of adversarial images flagged")
     if panel.lines:

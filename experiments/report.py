@@ -91,7 +91,9 @@ def console(rows: list[Row], names: tuple[str, ...]) -> None:
 
 
 def _column(row: Row) -> str:
-    return "clean" if row["attack"] == "none" else f"{row['attack']} {row['strength']:g}"
+    if row["attack"] == "none":
+        return "clean"
+    return row["attack"] if row["strength"] is None else f"{row['attack']} {row['strength']:g}"
 
 
 def _number(value: float | None) -> str:

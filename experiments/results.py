@@ -1,5 +1,6 @@
 """results.json: one row a figure, and what produced it."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -9,7 +10,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,18 +87,21 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"compile": 0.0}
-        jax.monitoring.register_event_duration_secs_listener(self._on_event)
+        listener: Any = self._on_event
+        jax.monitoring.register_event_duration_secs_listener(listener)
 
     def _on_event(self, event: str, duration: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):  # tracing, lowering and XLA itself
             self.seconds["compile"] += duration
 
-    def time(self, stage: str, function: Callable[[], Any]) -> Any:
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the seconds spent inside to the stage's."""
         start = time.monotonic()
         try:
-            return function()
+            yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
 
 def _device() -> str:

@@ -40,7 +40,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self.train.images.shape[1:]  # type: ignore[return-value]
+        return self.train.images.shape[1:]
 
 
 def default_data_dir() -> Path:

@@ -61,8 +61,8 @@ class Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _image(self, path: Path) -> np.ndarray:
         try:
-            image = Image.open(path)
-            image = image.convert("L" if image.mode == "L" else "RGB")
+            opened = Image.open(path)
+            image = opened.convert("L" if opened.mode == "L" else "RGB")
         except (UnidentifiedImageError, OSError, EOFError) as error:
             raise DataError(f"{path} is not a readable image ({error})") from error
         if self._size is not None:

@@ -41,7 +41,8 @@ class Gtsrb(ArchiveBuilder, skip_registration=True):
 
 
 def _read_train(path: Path) -> Iterator[Example]:
-    index, tracks = 0, {}
+    index = 0
+    tracks: dict[tuple[int, str], int] = {}  # (class, its track's name) -> a number of its own
     with reading(path), zipfile.ZipFile(path) as archive:
         for label in range(CLASSES):
             folder = PurePosixPath(f"GTSRB/Final_Training/Images/{label:05d}")

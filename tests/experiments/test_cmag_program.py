@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cmag as program
-from experiments import detector
+from experiments import cmag_config, detector
 
 ROOT = Path(__file__).parents[2]
 # Small enough for a test; every stage is there.
@@ -149,21 +148,21 @@ def test_the_saved_detector_decides_as_the_run_did(finished):
         detector.load(folder)
 
 
-@pytest.mark.parametrize("dataset", program.VICTIMS)
+@pytest.mark.parametrize("dataset", cmag_config.VICTIMS)
 @pytest.mark.parametrize("name", ["quick", "paper"])
 def test_presets_are_what_the_command_line_starts_from(dataset, name):
-    parsed = program.parse([f"--dataset={dataset}", f"--preset={name}", "--cmag.mu-gr=0.25"])
-    expected = program.preset(name, dataset)
+    parsed = cmag_config.parse([f"--dataset={dataset}", f"--preset={name}", "--cmag.mu-gr=0.25"])
+    expected = cmag_config.preset(name, dataset)
     changed = dataclasses.replace(expected.cmag, mu_gr=0.25)
     assert parsed == dataclasses.replace(expected, cmag=changed)
 
 
 def test_the_paper_preset_is_the_paper_s():
-    config = program.preset("paper", "mnist")
+    config = cmag_config.preset("paper", "mnist")
     assert config.cmag.batch_size == 2000 and config.attack_batch == 200
     assert config.cmag.learning_rate == 1e-3 and config.cmag.temperature == 1 / 1000
     assert config.cmag.mu_fmr == config.cmag.mu_lr == config.cmag.mu_gr == 0.5
-    assert [(s.name, s.strength) for s in program.specs(config)] == [
+    assert [(s.name, s.strength) for s in cmag_config.specs(config)] == [
         ("FGSM", 0.1), ("FGSM", 0.2), ("FGSM", 0.3), ("CW-l2", 9), ("CW-l2", 19), ("CW-l2", 29),
     ]  # fmt: skip
 
@@ -171,7 +170,7 @@ def test_the_paper_preset_is_the_paper_s():
 @pytest.mark.parametrize("option", ["--dataset=imagenet", "--preset=slow", "--cmag.mu-gr=half"])
 def test_a_wrong_option_is_explained(option, capsys):
     with pytest.raises(SystemExit):
-        program.parse([option])
+        cmag_config.parse([option])
     assert option.split("=")[0] in capsys.readouterr().err
 
 

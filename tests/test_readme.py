@@ -1,0 +1,58 @@
+"""What the README promises holds: its example runs, its commands are the ones CI runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+@pytest.fixture(scope="module", name="run_folder")
+def _run_folder(tmp_path_factory):
+    """The default command, as the README has it but for where it writes."""
+    folder = tmp_path_factory.mktemp("readme")
+    command = [sys.executable, "-m", "experiments.cmag", "--cw-images=20"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return folder
+
+
+def test_the_example_of_ten_lines_runs_as_it_stands(run_folder, monkeypatch):
+    (example,) = [b for b in blocks("python") if "detector.load" in b]
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    monkeypatch.chdir(run_folder)
+    names: dict = {}
+    exec(example, names)
+    assert np.asarray(names["flags"]).dtype == bool
+    assert np.mean(names["flags"]) < 0.2  # clean digits
+
+
+def test_the_other_examples_run_as_they_stand(run_folder, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    for example in blocks("python"):
+        exec(example, {})
+
+
+def test_ci_runs_the_readme_s_test_command():
+    (command,) = [b.strip() for b in blocks("sh") if "-m pytest" in b and "slow" not in b]
+    steps = command.split(" && ")
+    script = (ROOT / ".ci" / "run").read_text()
+    for step in steps[1:]:
+        assert step.replace(".venv/bin/", '"$venv"/bin/') in script
+
+
+def test_every_number_s_source_is_committed():
+    """Every results folder that README or docs name holds a results.json."""
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for folder in re.findall(r"results/[a-z0-9_-]+", file.read_text()):
+            assert (ROOT / folder / "results.json").is_file(), f"{file.name}: {folder}"

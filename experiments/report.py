@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import rich
 import tyro
+from rich.console import Console
 from rich.table import Table
 
 from experiments import cache, results
@@ -18,11 +18,16 @@ from experiments import cache, results
 Row = dict[str, Any]
 
 
-def main(runs: tyro.conf.Positional[tuple[Path, ...]], markdown: bool = False) -> None:
+def main(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    only: tuple[str, ...] = (),
+    markdown: bool = False,
+) -> None:
     """Renders runs side by side.
 
     Args:
       runs: run folders (or their results.json), at least one.
+      only: the tables to render, by name (cmag/3, extra/fpr, ...); all by default.
       markdown: print Markdown instead of tables for a terminal.
     """
     if not runs:
@@ -32,17 +37,20 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], markdown: bool = False) -
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
     rows = [row for document in documents for row in document["rows"]]
-    for title, header, body in tables(rows):
-        print(_markdown(title, header, body) if markdown else "", end="")
-        if not markdown:
-            rich.print(_rich(title, header, body))
+    if markdown:
+        for table in tables(rows, only):
+            print(_markdown(*table))
+    else:
+        console(rows, only)
 
 
-def tables(rows: list[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Rows as tables (title, header, body): a table of the paper each, attacks as columns, ours
-    above the paper's."""
+def tables(
+    rows: list[Row], only: tuple[str, ...] = ()
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Rows as tables (title, header, body), those named in `only` or all: a table of the paper
+    each, attacks as columns, ours above the paper's."""
     found = []
-    for name in sorted({row["table"] for row in rows}):
+    for name in only or sorted({row["table"] for row in rows}):
         of_table = [row for row in rows if row["table"] == name]
         columns = list(dict.fromkeys(_column(row) for row in of_table))
         body = []
@@ -83,11 +91,11 @@ def write_html(run: Path, title: str, figures: dict[str, Path]) -> None:
     cache.write_atomically(run / "report.html", lambda temporary: temporary.write_text(html))
 
 
-def console(rows: list[Row], names: tuple[str, ...]) -> None:
-    """Prints the named tables to the terminal."""
-    for title, header, body in tables(rows):
-        if title in names:
-            rich.print(_rich(title, header, body))
+def console(rows: list[Row], only: tuple[str, ...] = ()) -> None:
+    """Prints the tables to the terminal, or, wide enough for all columns, to a file."""
+    out = Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables(rows, only):
+        out.print(_rich(*table))
 
 
 def _column(row: Row) -> str:
@@ -111,7 +119,7 @@ def _rich(title: str, header: list[str], body: list[list[str]]) -> Table:
 
 def _markdown(title: str, header: list[str], body: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *body]
-    return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
+    return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 TEMPLATE = """<!doctype html>

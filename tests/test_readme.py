@@ -51,6 +51,18 @@ def test_ci_runs_the_readme_s_test_command():
         assert step.replace(".venv/bin/", '"$venv"/bin/') in script
 
 
+def test_the_tables_are_what_the_command_beside_them_prints():
+    shown = re.findall(
+        r"```sh\n(python -m experiments.report .*?)```\n\n(.*?)\n\n(?!\||\*\*)", README, flags=re.S
+    )
+    assert shown
+    for command, printed in shown:
+        words = command.replace("\\\n", " ").split()
+        assert words[0] == "python"
+        run = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert run.stdout.strip() == printed.strip()
+
+
 def test_every_number_s_source_is_committed():
     """Every results folder that README or docs name holds a results.json."""
     for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:

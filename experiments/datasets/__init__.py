@@ -15,7 +15,9 @@ from experiments.datasets.archives import DataError as DataError
 CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "gtsrb": 43}
 FACES = ("orl_faces", "vggface2")
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "gtsrb", *FACES)
-VALIDATION_SHARE = 0.1  # of the training set, held out to calibrate and to choose
+# Of the training set, held out to calibrate and to choose; of so few digits a larger share.
+VALIDATION_SHARE = 0.1
+DIGITS_VALIDATION_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def load(
 ) -> Dataset:
     """The whole data set in memory; prepared first if it is not (see `prepare`).
 
-    A fixed tenth of the publisher's training images is held out as `validation`, in equal shares
+    A fixed part of the publisher's training images is held out as `validation`, in equal shares
     of the classes; of GTSRB whole tracks, whose frames are near-duplicates of each other.
     """
     if name == "digits":
@@ -138,7 +140,8 @@ def load(
         parts = {split: _read_all(builder, split) for split in ("train", "test")}
 
     train = parts["train"]
-    held_out = _held_out(train["label"], train.get("track"))
+    share = DIGITS_VALIDATION_SHARE if name == "digits" else VALIDATION_SHARE
+    held_out = _held_out(train["label"], train.get("track"), share)
     labels = np.concatenate([part["label"] for part in parts.values()])
     return Dataset(
         name=name,
@@ -156,14 +159,14 @@ def _read_all(builder: Any, split: str) -> dict[str, np.ndarray]:
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
 
 
-def _held_out(labels: np.ndarray, tracks: np.ndarray | None) -> np.ndarray:
-    """(N,) bool: VALIDATION_SHARE of each class, or of each class's tracks."""
+def _held_out(labels: np.ndarray, tracks: np.ndarray | None, share: float) -> np.ndarray:
+    """(N,) bool: `share` of each class, or of each class's tracks."""
     rng = np.random.default_rng(0)
     units = np.arange(len(labels)) if tracks is None else tracks
     chosen = []
     for label in np.unique(labels):
         of_label = np.unique(units[labels == label])
-        count = max(1, round(VALIDATION_SHARE * len(of_label)))
+        count = max(1, round(share * len(of_label)))
         chosen.append(rng.choice(of_label, count, replace=False))
     return np.isin(units, np.concatenate(chosen))
 

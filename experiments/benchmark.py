@@ -19,7 +19,7 @@ import tyro
 
 import attacks_jax
 from cmag_jax import cmag
-from experiments import cmag_config, datasets, peers, report, results, victims
+from experiments import cmag_config, datasets, peers, program, report, results, victims
 from experiments.results import Row
 
 
@@ -155,7 +155,12 @@ def interleaved(
     return first, {name: statistics.median(values) for name, values in later.items()}
 
 
+# Threads of the last competitor may spin on for a while and slow whoever comes next.
+SETTLE_SECONDS = 0.05
+
+
 def _seconds(call: Callable[[], Any]) -> float:
+    time.sleep(SETTLE_SECONDS)
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
@@ -177,4 +182,5 @@ def _passes(logits, images, labels, count: int) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    with program.errors_in_words():
+        main(tyro.cli(Config, description=__doc__))

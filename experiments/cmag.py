@@ -6,7 +6,6 @@ from the cache, so an interrupted run goes on where it was.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import jax
@@ -21,6 +20,7 @@ from experiments import (
     evaluation,
     figures,
     paper_values,
+    program,
     progress,
     report,
     results,
@@ -198,9 +198,5 @@ def _say(folder: Path, config: Config, clock: results.Stopwatch) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with program.errors_in_words():
         main(parse(description=__doc__))
-    except datasets.DataError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last finished stage")

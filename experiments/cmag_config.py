@@ -76,7 +76,7 @@ def preset(name: Preset, dataset: DatasetName) -> Config:
         dataset,
         name,
         fgsm_images=1000,
-        cw_images=400,
+        cw_images=200 if dataset == "digits" else 400,
         victim=VICTIMS[dataset],
         cmag=DIGITS_CMAG if dataset == "digits" else QUICK_CMAG,
         cw=QUICK_CW,

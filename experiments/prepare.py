@@ -1,6 +1,5 @@
 """Prepares a data set ahead of time: `python -m experiments.prepare --dataset=mnist`."""
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from experiments import datasets
+from experiments import datasets, program
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with program.errors_in_words():
         main(tyro.cli(Config, description=__doc__))
-    except datasets.DataError as error:
-        sys.exit(f"error: {error}")

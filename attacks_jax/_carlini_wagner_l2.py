@@ -63,7 +63,7 @@ class CarliniWagnerL2:
     def init(self, oracle, oracle_state, key, images, labels) -> CarliniWagnerState:
         del key
         batch = images.shape[0]
-        zeros, infinite = jnp.zeros(batch), jnp.full(batch, jnp.inf)
+        zeros, infinite = (jnp.full(batch, v, jnp.float32) for v in (0.0, jnp.inf))
         oracle_state, logits = oracle(oracle_state, images)
         margin = goal_margin(logits, labels, targeted=self.targeted)
         already = self._wins(margin)

@@ -45,7 +45,7 @@ def run(
     """
     images, labels = check_batch(images, labels, attack.bounds)
     if not images.shape[0]:  # many networks can't be called on nothing
-        none = jnp.zeros(0)
+        none = jnp.zeros(0, jnp.float32)
         return Result(images, none.astype(bool), none, none.astype(jnp.int32), oracle_state)
     oracle = as_partial(oracle)
     traced = is_traced(key, *jax.tree.leaves((attack, oracle, images, labels, oracle_state)))

@@ -73,7 +73,7 @@ def attack(
     )
     oracle = attacks_jax.stateless(victim.logits)
     folder = cache_dir / f"attack-{spec.name}-{spec.strength:g}-{key}"
-    parts = []
+    chunk, parts = min(chunk, len(split)), []
     with progress.bar(len(split), spec.title, "images") as bar:
         for start in range(0, len(split), chunk):
             rows = slice(start, start + chunk)

@@ -28,6 +28,7 @@ from experiments import (
 )
 from experiments.attacking import Attacked, AttackSpec
 from experiments.cmag_config import Config, parse, specs
+from experiments.datasets import Split
 from experiments.evaluation import Scored, Scores
 
 # Raise it when a change of cmag_jax makes detectors fitted before it another thing.
@@ -62,7 +63,9 @@ def main(config: Config) -> Path:
         )
     limits = evaluation.thresholds(train, validation)
     with clock.stage("attack"):
-        attacked = {spec: _attack(config, data, victim, spec) for spec in specs(config)}
+        most = max(config.fgsm_images, config.cw_images)
+        targets = attacking.choose(victim, data.test, most, seed=config.seed)
+        attacked = {spec: _attack(config, victim, targets, spec) for spec in specs(config)}
     with clock.stage("score"):
         scored = [_scored(spec, made, score) for spec, made in attacked.items()]
 
@@ -83,11 +86,14 @@ def score_all(
     victim: victims.Victim, params: CMAGParams, images: np.ndarray, *, batch: int
 ) -> Scores:
     """`cmag.score` of any number of images, a batch at a time."""
-    batches = [
-        cmag.score(victim.features_and_logits, params, images[start : start + batch])
-        for start in range(0, len(images), batch)
-    ] or [cmag.score(victim.features_and_logits, params, images)]
-    return {name: np.concatenate([np.asarray(b[name]) for b in batches]) for name in batches[0]}
+    parts = []
+    for start in range(0, max(len(images), 1), batch):
+        part = images[start : start + batch]
+        # Filled up with blanks to one shape, so that scoring compiles once.
+        blanks = np.zeros((batch - len(part), *images.shape[1:]), np.float32)
+        scores = cmag.score(victim.features_and_logits, params, np.concatenate([part, blanks]))
+        parts.append({name: np.asarray(values)[: len(part)] for name, values in scores.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _fit(config: Config, data: datasets.Dataset, victim: victims.Victim):
@@ -131,16 +137,11 @@ def _fit(config: Config, data: datasets.Dataset, victim: victims.Victim):
     return dataclasses.replace(shapes, **stored["modules"]), stored["losses"]
 
 
-def _attack(config: Config, data, victim: victims.Victim, spec: AttackSpec) -> Attacked:
+def _attack(config: Config, victim: victims.Victim, targets: Split, spec: AttackSpec) -> Attacked:
     count = config.cw_images if spec.name == "CW-l2" else config.fgsm_images
-    chosen = attacking.choose(victim, data.test, count, seed=config.seed)
+    split = Split(targets.images[:count], targets.labels[:count])
     return attacking.attack(
-        spec,
-        victim,
-        chosen,
-        chunk=config.attack_batch,
-        seed=config.seed,
-        cache_dir=config.cache_dir,
+        spec, victim, split, chunk=config.attack_batch, seed=config.seed, cache_dir=config.cache_dir
     )
 
 

@@ -43,14 +43,14 @@ class Config:
     fgsm_images: int = 10_000  # test images attacked, of those classified rightly
     cw_images: int = 1000
     attack_batch: int = 200  # images attacked at a time; section 4.1
-    score_batch: int = 2000  # images scored at a time: no result depends on it
+    score_batch: int = 500  # images scored at a time: no result depends on it
     victim: victims.VictimConfig = field(default_factory=victims.VictimConfig)
     cmag: CMAGConfig = field(default_factory=CMAGConfig)
     cw: CWConfig = field(default_factory=CWConfig)
 
 
 VICTIMS = {
-    "digits": victims.VictimConfig((16, 32), epochs=20, batch_size=32, max_shift=2),
+    "digits": victims.VictimConfig((16, 32), epochs=30, batch_size=32, max_shift=2),
     "mnist": victims.VictimConfig((16, 32), epochs=6, dropout=0.3),
     "fashion_mnist": victims.VictimConfig((16, 32), epochs=8, dropout=0.3),
     "gtsrb": victims.VictimConfig((24, 48), 192, standardise=True, max_shift=2, epochs=16),

@@ -65,6 +65,9 @@ class CMAGConfig:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
 
 
+MODULES = ("fmr", "lr", "gr")  # in the order in which they are trained
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CMAGParams:
@@ -113,42 +116,66 @@ def fit(
       ValueError: images of the wrong shape, type or range; feature maps that do not enlarge
         evenly to the images' size.
     """
-    config = config or CMAGConfig()
     check_images(images)
-    images, victim = jnp.asarray(images), _as_partial(victim)
-    init_key, fmr_key, lr_key, gr_key = jax.random.split(key, 4)
-    params = init(init_key, victim, images, config)
-    modules = _modules(params)
+    params, losses = init(key, victim, images, config or CMAGConfig()), {}
+    for name in MODULES:
+        params, losses[name] = fit_module(name, key, victim, params, images, on_epoch=on_epoch)
+    return params, FitInfo(**{f"{name}_loss": losses[name] for name in MODULES})
 
-    def train_module(name, key, loss, module_params, context):
-        epochs = getattr(config, f"{name}_epochs")
-        return train(
-            key, loss, module_params, context, images, epochs=epochs,
-            batch_size=config.batch_size, learning_rate=config.learning_rate,
-            on_epoch=lambda epoch, value: on_epoch(name, epoch, epochs, value),
-        )  # fmt: skip
 
-    def error(x, rebuilt, mu):
-        return jnp.mean(reconstruction_loss(x, rebuilt, mu=mu, ssim=config.ssim))
+def fit_module(
+    name: str,
+    key: jax.Array,
+    victim: Victim,
+    params: CMAGParams,
+    images: Images,
+    *,
+    on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
+) -> tuple[CMAGParams, np.ndarray]:
+    """One module's part of `fit`, for a program that keeps each as it is finished: `fit` is
+    `init` and then this for "fmr", "lr" and "gr", in that order, with the same key.
 
-    def fmr_loss(fmr, victim, x):
-        feature_maps, _ = victim(x)
-        return error(x, _apply(modules.fmr, fmr, feature_maps), config.mu_fmr)
+    Returns:
+      The params with that module trained, and its mean loss of each epoch.
 
-    def lr_loss(lr, victim, x):
-        _, logits = victim(x)
-        return error(x, _apply(modules.lr, lr, _distil(logits, config)), config.mu_lr)
+    Raises:
+      ValueError: another name; images that `fit` would not take.
+    """
+    if name not in MODULES:
+        raise ValueError(f"expected a module among {MODULES}, got {name!r}")
+    check_images(images, params.image_shape)
+    config, modules = params.config, _modules(params)
+    epochs = getattr(config, f"{name}_epochs")
 
-    def gr_loss(gr, context, x):
-        victim, fmr, lr = context
-        *_, h = _first_order(victim, dataclasses.replace(params, fmr=fmr, lr=lr), x)
-        return error(x, _apply(modules.gr, gr, h), config.mu_gr)
+    def rebuild(weights, context, x):
+        victim, others = context
+        if name == "fmr":
+            feature_maps, _ = victim(x)
+            return _apply(modules.fmr, weights, feature_maps)
+        if name == "lr":
+            _, logits = victim(x)
+            return _apply(modules.lr, weights, _distil(logits, config))
+        *_, h = _first_order(victim, others, x)
+        return _apply(modules.gr, weights, h)
 
-    fmr, fmr_losses = train_module("fmr", fmr_key, fmr_loss, params.fmr, victim)
-    lr, lr_losses = train_module("lr", lr_key, lr_loss, params.lr, victim)
-    gr, gr_losses = train_module("gr", gr_key, gr_loss, params.gr, (victim, fmr, lr))
-    fitted = dataclasses.replace(params, fmr=fmr, lr=lr, gr=gr)
-    return fitted, FitInfo(fmr_losses, lr_losses, gr_losses)
+    def loss(weights, context, x):
+        errors = reconstruction_loss(
+            x, rebuild(weights, context, x), mu=getattr(config, f"mu_{name}"), ssim=config.ssim
+        )
+        return jnp.mean(errors)
+
+    weights, losses = train(
+        jax.random.fold_in(key, 1 + MODULES.index(name)),  # 0 is init's
+        loss,
+        getattr(params, name),
+        (_as_partial(victim), params),
+        jnp.asarray(images),
+        epochs=epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        on_epoch=lambda epoch, value: on_epoch(name, epoch, epochs, value),
+    )
+    return dataclasses.replace(params, **{name: weights}), losses
 
 
 def reconstruct(victim: Victim, params: CMAGParams, images: Images) -> Reconstructions:
@@ -196,7 +223,7 @@ def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> 
     reconstructors.check_feature_maps(feature_maps.shape[1:], image_shape)
     empty = CMAGParams(None, None, None, config, image_shape)
     inputs = (feature_maps.shape, logits.shape, (1, *image_shape))
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(jax.random.fold_in(key, 0), 3)
     fmr, lr, gr = (
         module.init(k, jnp.zeros(shape))
         for module, k, shape in zip(_modules(empty), keys, inputs, strict=True)

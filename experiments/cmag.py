@@ -6,6 +6,7 @@ from the cache, so an interrupted run goes on where it was.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -33,7 +34,6 @@ from experiments.evaluation import Scored, Scores
 
 # Raise it when a change of cmag_jax makes detectors fitted before it another thing.
 VERSION = 1
-MODULES = ("fmr", "lr", "gr")
 GALLERY_ROWS = 6
 
 
@@ -96,45 +96,36 @@ def score_all(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _fit(config: Config, data: datasets.Dataset, victim: victims.Victim):
-    """(CMAGParams, losses by module), from the cache where they are there."""
+def _fit(
+    config: Config, data: datasets.Dataset, victim: victims.Victim
+) -> tuple[CMAGParams, dict[str, np.ndarray]]:
+    """(params, losses by module): `cmag.fit`, each module kept in the cache once it is trained."""
     key = cache.key(cmag=config.cmag, victim=victim.key, seed=config.seed, version=VERSION)
-    path = config.cache_dir / f"cmag-{config.dataset}-{key}"
-    start = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is the victim's own
+    random = jax.random.fold_in(jax.random.key(config.seed), 1)  # the victim's is the key itself
+    network, images = victim.features_and_logits, data.train.images
+    params = cmag.init(random, network, images[:1], config.cmag)
+    losses = {}
+    for name in cmag.MODULES:
+        path = config.cache_dir / f"cmag-{config.dataset}-{key}-{name}"
+        epochs = getattr(config.cmag, f"{name}_epochs")
+        if path.exists():
+            like = {"weights": getattr(params, name), "losses": np.zeros(epochs)}
+            stored = detector.load_tree(path, like)
+            params = dataclasses.replace(params, **{name: stored["weights"]})
+            losses[name] = stored["losses"]
+            continue
+        with progress.bar(epochs, f"fit {name.upper()}", "epochs") as bar:
 
-    if not path.exists():
-        bars = {}
+            def on_epoch(_name: str, _epoch: int, _epochs: int, loss: float, bar=bar) -> None:
+                bar.set_postfix(loss=f"{loss:.4f}")
+                bar.update()
 
-        def on_epoch(module: str, epoch: int, epochs: int, loss: float) -> None:
-            if module not in bars:
-                bars[module] = progress.bar(epochs, f"fit {module.upper()}", "epochs")
-            bars[module].set_postfix(loss=f"{loss:.4f}")
-            bars[module].update()
-            if epoch == epochs:
-                bars[module].close()
-
-        params, info = cmag.fit(
-            start, victim.features_and_logits, data.train.images, config.cmag, on_epoch=on_epoch
-        )
-        tree = {
-            "modules": {name: getattr(params, name) for name in MODULES},
-            "losses": {name: getattr(info, f"{name}_loss") for name in MODULES},
-        }
-        cache.write_atomically(path, lambda temporary: detector.save_tree(temporary, tree))
-
-    shapes = jax.eval_shape(
-        lambda k: cmag.init(k, victim.features_and_logits, data.train.images[:1], config.cmag),
-        start,
-    )
-    epochs = {name: getattr(config.cmag, f"{name}_epochs") for name in MODULES}
-    stored = detector.load_tree(
-        path,
-        {
-            "modules": {name: getattr(shapes, name) for name in MODULES},
-            "losses": {name: np.zeros(epochs[name]) for name in MODULES},
-        },
-    )
-    return dataclasses.replace(shapes, **stored["modules"]), stored["losses"]
+            params, losses[name] = cmag.fit_module(
+                name, random, network, params, images, on_epoch=on_epoch
+            )
+        tree = {"weights": getattr(params, name), "losses": losses[name]}
+        cache.write_atomically(path, partial(detector.save_tree, tree=tree))
+    return params, losses
 
 
 def _attack(config: Config, victim: victims.Victim, targets: Split, spec: AttackSpec) -> Attacked:
@@ -166,7 +157,7 @@ def _draw_examples(folder, victim, params, attacked: dict[AttackSpec, Attacked])
             continue
         rebuilt = cmag.reconstruct(victim.features_and_logits, params, made.images[rows])
         columns = {"clean": made.clean[rows], "adversarial": made.images[rows]} | {
-            name.upper(): np.asarray(getattr(rebuilt, name)) for name in MODULES
+            name.upper(): np.asarray(getattr(rebuilt, name)) for name in cmag.MODULES
         }
         path = folder / "figures" / f"examples-{spec.name.lower()}-{spec.strength:g}.png"
         figures.gallery(path, spec.title, columns)

@@ -66,6 +66,17 @@ def test_epochs_are_reported_as_they_end():
     assert seen[1][3] == info.fmr_loss[1]
 
 
+def test_fitting_module_by_module_is_fitting(fitted):
+    images = clean_images(0, 256)
+    params, losses = cmag.init(KEY, victim, images, TINY), []
+    for name in cmag.MODULES:
+        params, loss = cmag.fit_module(name, KEY, victim, params, images)
+        losses.append(loss)
+    jax.tree.map(np.testing.assert_array_equal, (params, losses), (fitted[0], list(fitted[1])))
+    with pytest.raises(ValueError, match=r"\('fmr', 'lr', 'gr'\), got 'mr'"):
+        cmag.fit_module("mr", KEY, victim, params, images)
+
+
 @pytest.mark.parametrize("combination", ["hadamard", "average"])
 def test_gr_sees_the_combination_of_fmr_and_lr(fitted, combination):
     params, _ = fitted

@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(finished, tmp
     assert rows(other) != rows(folder)
 
 
-@pytest.mark.parametrize("stage", ["victim-*/1", "cmag-*", "attack-CW*/000000.npz"])
+@pytest.mark.parametrize("stage", ["victim-*/1", "cmag-*-fmr", "attack-CW*/000000.npz"])
 def test_killed_at_any_stage_it_goes_on_and_ends_the_same(finished, tmp_path, stage):
     process = start(tmp_path)
     while process.poll() is None and not list((tmp_path / "cache").glob(stage)):

@@ -56,62 +56,76 @@ def measure_attacks(config: Config, data, victim: victims.Victim, network) -> li
     """FGSM and CW-l2 beside Foolbox (torch), and beside the network passes they can't avoid."""
     images, labels = data.test.images[: config.images], data.test.labels[: config.images]
     steps, rounds = config.cw_steps, config.cw_rounds
-    ours = {
-        "FGSM": (attacks_jax.fgsm(eps=0.1), 1),
-        # Without early abortion, so that both make the same number of steps.
-        "CW-l2": (
-            attacks_jax.carlini_wagner_l2(
-                num_steps=steps, binary_search_steps=rounds, initial_const=1.0, abort_early=False
-            ),
-            steps * rounds,
-        ),
-    }
-    oracle, key = attacks_jax.stateless(victim.logits), jax.random.key(0)
-    runs: dict[str, dict[str, Callable[[], Any]]] = {
-        name: {
-            "ours": partial(attacks_jax.run, attack, oracle, key, images, labels),
-            "floor": partial(_passes, victim.logits, jnp.asarray(images), labels, passes),
-        }
-        for name, (attack, passes) in ours.items()
-    }
-    if peers.available():
-        import foolbox
-        import torch
-
-        model, tensor = peers.torch_twin(network, victim.params), peers.to_torch(images)
-        truth = torch.from_numpy(labels.astype(np.int64))
-        fgsm = foolbox.attacks.LinfFastGradientAttack()
-        cw = foolbox.attacks.L2CarliniWagnerAttack(
-            steps=steps,
-            stepsize=0.01,
-            binary_search_steps=rounds,
-            initial_const=1.0,
-            abort_early=False,
-        )
-        fmodel = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-        runs["FGSM"]["foolbox"] = partial(fgsm, fmodel, tensor, truth, epsilons=0.1)
-        runs["CW-l2"]["foolbox"] = partial(cw, fmodel, tensor, truth, epsilons=None)
-    else:
-        print("Foolbox or torch is not installed (extra `peers`): measuring without it")
+    # Without early abortion, so that both make the same number of steps.
+    cw = attacks_jax.carlini_wagner_l2(
+        num_steps=steps, binary_search_steps=rounds, initial_const=1.0, abort_early=False
+    )
+    ours = {"FGSM": (attacks_jax.fgsm(eps=0.1), 1), "CW-l2": (cw, steps * rounds)}
+    oracle, key, x = attacks_jax.stateless(victim.logits), jax.random.key(0), jnp.asarray(images)
+    theirs = _foolbox_attacks(config, network, victim, images, labels)
 
     rows = []
-    for name, competitors in runs.items():
+    for name, (attack, passes) in ours.items():
+        competitors = {
+            "ours": partial(attacks_jax.run, attack, oracle, key, images, labels),
+            "floor": partial(_passes, victim.logits, x, labels, passes),
+        }
+        if name in theirs:
+            competitors["foolbox"] = theirs[name]
         repeats = config.repeats * (10 if name == "FGSM" else 1)
-        compile_seconds, seconds = interleaved(competitors, repeats)
+        first, seconds = interleaved(competitors, repeats)
         figures = {
             "seconds": seconds["ours"],
-            "compile_seconds": compile_seconds["ours"] - seconds["ours"],
+            "compile_seconds": first["ours"] - seconds["ours"],
             "ratio_to_floor": seconds["ours"] / seconds["floor"],
         }
-        if "foolbox" in seconds:
+        result = competitors["ours"]()
+        figures |= _outcome("", images, result.images, result.success)
+        if name in theirs:
             figures["seconds:foolbox"] = seconds["foolbox"]
             figures["times_faster_than_foolbox"] = seconds["foolbox"] / seconds["ours"]
+            figures |= _outcome(":foolbox", images, *theirs[name]())
         rows += [
             Row("extra/benchmark/attacks", config.dataset, "attacks_jax", name, None, metric,
                 round(value, 5), len(images))
             for metric, value in figures.items()
         ]  # fmt: skip
     return rows
+
+
+def _foolbox_attacks(config: Config, network, victim, images, labels) -> dict[str, Callable]:
+    """The same attacks as functions to (images, success); none where Foolbox is missing."""
+    if not peers.available():
+        print("Foolbox or torch is not installed (extra `peers`): measuring without it")
+        return {}
+    import foolbox
+    import torch
+
+    fmodel = foolbox.PyTorchModel(
+        peers.torch_twin(network, victim.params), bounds=(0, 1), device="cpu"
+    )
+    tensor, truth = peers.to_torch(images), torch.from_numpy(labels.astype(np.int64))
+    fgsm = foolbox.attacks.LinfFastGradientAttack()
+    cw = foolbox.attacks.L2CarliniWagnerAttack(
+        steps=config.cw_steps, stepsize=0.01, binary_search_steps=config.cw_rounds,
+        initial_const=1.0, abort_early=False,
+    )  # fmt: skip
+
+    def run(attack, epsilon):
+        _, clipped, success = attack(fmodel, tensor, truth, epsilons=epsilon)
+        return peers.from_torch(clipped), success.numpy()
+
+    return {"FGSM": partial(run, fgsm, 0.1), "CW-l2": partial(run, cw, None)}
+
+
+def _outcome(suffix: str, clean, images, success) -> dict[str, float]:
+    """How often an attack succeeded, and how near its successes are: faster must not be worse."""
+    distances = np.linalg.norm((np.asarray(images) - clean).reshape(len(clean), -1), axis=1)
+    success = np.asarray(success)
+    return {
+        f"success_rate{suffix}": float(success.mean()),
+        f"mean_l2{suffix}": float(distances[success].mean()) if success.any() else 0.0,
+    }
 
 
 def measure_detectors(config: Config, data, victim: victims.Victim, network) -> list[Row]:

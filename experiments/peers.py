@@ -65,12 +65,3 @@ def to_torch(images: np.ndarray) -> Any:
 def from_torch(images: Any) -> np.ndarray:
     """(B, C, H, W) -> (B, H, W, C)."""
     return images.detach().numpy().transpose(0, 2, 3, 1)
-
-
-def foolbox_run(attack: Any, model: Any, images: Any, criterion: Any) -> tuple[Any, Any]:
-    """(images as the attack found them, success) of a Foolbox attack without an epsilon."""
-    import foolbox
-
-    fmodel = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    _, clipped, success = attack(fmodel, images, criterion, epsilons=None)
-    return clipped, success

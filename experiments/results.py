@@ -108,7 +108,9 @@ def _device() -> str:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{jax.device_count()} x {device.device_kind}"
-    return f"CPU ({platform.machine()}, {len(os.sched_getaffinity(0))} cores)"
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
+    cores = len(allowed(0)) if allowed else os.cpu_count()
+    return f"CPU ({platform.machine()}, {cores} cores)"
 
 
 def _git_commit() -> str:

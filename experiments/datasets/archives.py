@@ -5,6 +5,7 @@ import gzip
 import os
 import socket
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -50,8 +51,19 @@ def check_reachable(url: str) -> None:
     if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "ALL_PROXY")):
         return  # the proxy's business
     parts = urlparse(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=NETWORK_TIMEOUT).close()
-    except OSError as error:
-        raise DataError(f"can't reach {parts.hostname} ({error})") from error
+    address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    errors: list[OSError] = [TimeoutError(f"no answer within {NETWORK_TIMEOUT:g} s")]
+
+    def connect() -> None:
+        try:
+            socket.create_connection(address, timeout=NETWORK_TIMEOUT).close()
+            errors.clear()
+        except OSError as error:
+            errors[:] = [error]
+
+    # In a thread, since looking up the name has no timeout of its own.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(NETWORK_TIMEOUT)
+    if errors:
+        raise DataError(f"can't reach {parts.hostname} ({errors[0]})") from errors[0]

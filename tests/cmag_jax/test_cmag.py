@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from cmag_jax import CMAGConfig, cmag, global_ssim
+from cmag_jax import CMAGConfig, cmag, global_ssim, training
 
 KEY = jax.random.key(0)
 SHAPE = (12, 12, 1)
@@ -75,6 +75,13 @@ def test_fitting_module_by_module_is_fitting(fitted):
     jax.tree.map(np.testing.assert_array_equal, (params, losses), (fitted[0], list(fitted[1])))
     with pytest.raises(ValueError, match=r"\('fmr', 'lr', 'gr'\), got 'mr'"):
         cmag.fit_module("mr", KEY, victim, params, images)
+
+
+def test_the_compiled_epochs_of_an_accelerator_train_as_the_host_loop_does(fitted, monkeypatch):
+    monkeypatch.setattr(training, "_host_epoch", training._compiled_epoch)
+    config = dataclasses.replace(TINY, fmr_epochs=3, lr_epochs=1, gr_epochs=1)
+    _, info = cmag.fit(KEY, victim, clean_images(0, 256), config)
+    np.testing.assert_allclose(info.fmr_loss, fitted[1].fmr_loss[:3], rtol=1e-4)
 
 
 @pytest.mark.parametrize("combination", ["hadamard", "average"])

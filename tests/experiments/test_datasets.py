@@ -198,6 +198,15 @@ def test_without_archive_and_network_it_says_what_is_missing_and_what_to_do(
     assert left_behind(tmp_path) == []
 
 
+def test_a_name_server_that_never_answers_is_not_waited_for(tmp_path, load, monkeypatch):
+    monkeypatch.setattr(archives, "NETWORK_TIMEOUT", 0.2)
+    monkeypatch.setattr(archives.socket, "create_connection", lambda *_, **__: time.sleep(30))
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"no answer within 0\.2 s"):
+        load("mnist")
+    assert time.monotonic() - start < 10
+
+
 def test_an_empty_folder_of_faces_is_an_error(tmp_path, load):
     (tmp_path / "manual" / "orl_faces").mkdir(parents=True)
     with pytest.raises(DataError, match=r"holds no faces.*one folder a person"):

@@ -19,7 +19,7 @@ import tyro
 
 import attacks_jax
 from cmag_jax import cmag
-from experiments import cmag_config, datasets, peers, program, report, results, victims
+from experiments import attacking, cmag_config, datasets, peers, program, report, results, victims
 from experiments.results import Row
 
 
@@ -54,7 +54,8 @@ def main(config: Config) -> None:
 
 def measure_attacks(config: Config, data, victim: victims.Victim, network) -> list[Row]:
     """FGSM and CW-l2 beside Foolbox (torch), and beside the network passes they can't avoid."""
-    images, labels = data.test.images[: config.images], data.test.labels[: config.images]
+    targets = attacking.choose(victim, data.test, config.images, seed=0)
+    images, labels = targets.images, targets.labels
     steps, rounds = config.cw_steps, config.cw_rounds
     # Without early abortion, so that both make the same number of steps.
     cw = attacks_jax.carlini_wagner_l2(
@@ -66,7 +67,7 @@ def measure_attacks(config: Config, data, victim: victims.Victim, network) -> li
 
     rows = []
     for name, (attack, passes) in ours.items():
-        competitors = {
+        competitors: dict[str, Callable[[], Any]] = {
             "ours": partial(attacks_jax.run, attack, oracle, key, images, labels),
             "floor": partial(_passes, victim.logits, x, labels, passes),
         }

@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result, as_partial
@@ -18,8 +19,8 @@ def run(
     attack: Attack,
     oracle: Oracle,
     key: jax.Array,
-    images: Images,
-    labels: Labels,
+    images: Images | np.ndarray,
+    labels: Labels | np.ndarray,
     *,
     oracle_state: OracleState = (),
     loop: Literal["auto", "host", "compiled"] = "auto",

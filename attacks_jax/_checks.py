@@ -9,12 +9,19 @@ def is_traced(*arrays) -> bool:
     return any(isinstance(a, jax.core.Tracer) for a in arrays)
 
 
+def value_range(array) -> tuple[float, float] | None:
+    """(lowest, highest) value, NaN where there is one; None where it can't be known."""
+    if is_traced(array) or not hasattr(array, "dtype") or not array.size:
+        return None
+    with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
+        return array.min().item(), array.max().item()
+
+
 def describe(images) -> str:
     """'float32 (28, 28) with min 0.0, max 255.0', as far as it can be known."""
     text = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(np.shape(images))}"
-    if is_traced(images) or not np.size(images) or not hasattr(images, "dtype"):
-        return text
-    return f"{text} with min {float(images.min()):.6g}, max {float(images.max()):.6g}"
+    values = value_range(images)
+    return f"{text} with min {values[0]:.6g}, max {values[1]:.6g}" if values else text
 
 
 def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
@@ -26,10 +33,9 @@ def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
     expected = f"expected images (B, H, W, C) float32 in [{low:g}, {high:g}]"
     if np.ndim(images) != 4 or getattr(images, "dtype", None) != np.float32:
         raise ValueError(f"{expected}, got {describe(images)}")
-    if not is_traced(images) and images.size:
-        lowest, highest = float(images.min()), float(images.max())
-        if not (low <= lowest and highest <= high):  # false for NaN too
-            raise ValueError(f"{expected}, got {describe(images)}")
+    values = value_range(images)
+    if values and not (low <= values[0] and values[1] <= high):  # NaN is in no interval
+        raise ValueError(f"{expected}, got {describe(images)}")
     labels = jnp.asarray(labels)
     if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
@@ -37,6 +43,16 @@ def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
             f" got {labels.dtype} {labels.shape}"
         )
     return jnp.asarray(images), labels
+
+
+def check_classes(labels: jax.Array, logits_shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless the oracle gives (B, K) logits and the labels are in [0, K)."""
+    if len(logits_shape) != 2 or logits_shape[0] != len(labels):
+        raise ValueError(f"expected an oracle with logits ({len(labels)}, K), got {logits_shape}")
+    classes = logits_shape[1]
+    values = value_range(labels)
+    if values and not 0 <= values[0] <= values[1] < classes:
+        raise ValueError(f"expected labels in [0, {classes}), got {values[0]} to {values[1]}")
 
 
 def check_bounds(bounds) -> tuple[float, float]:

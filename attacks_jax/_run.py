@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result, as_partial
-from attacks_jax._checks import check_batch, is_traced
+from attacks_jax._checks import check_batch, check_classes, is_traced
 
 # How many steps a host loop dispatches before it asks whether everybody is done: asking waits
 # for the device, dispatching does not.
@@ -42,14 +42,18 @@ def run(
         times slower (jax-ml/jax issue 12868), and the compiled one elsewhere and inside a `jit`.
 
     Raises:
-      ValueError: images or labels of the wrong shape, type or range.
+      ValueError: images or labels of the wrong shape, type or range, an oracle whose logits are
+        not (B, K), a loop of another name.
     """
     images, labels = check_batch(images, labels, attack.bounds)
     if not images.shape[0]:  # many networks can't be called on nothing
         none = jnp.zeros(0, jnp.float32)
         return Result(images, none.astype(bool), none, none.astype(jnp.int32), oracle_state)
     oracle = as_partial(oracle)
+    check_classes(labels, _query.eval_shape(oracle, oracle_state, images)[1].shape)
     traced = is_traced(key, *jax.tree.leaves((attack, oracle, images, labels, oracle_state)))
+    if loop not in ("auto", "host", "compiled"):
+        raise ValueError(f"expected loop 'auto', 'host' or 'compiled', got {loop!r}")
     if loop == "auto":
         loop = "host" if jax.default_backend() == "cpu" and not traced else "compiled"
     if loop == "compiled":
@@ -63,6 +67,11 @@ def run(
             break
         state = _step(attack, oracle, state)
     return _result(attack, oracle, state)
+
+
+@jax.jit
+def _query(oracle, oracle_state, images):
+    return oracle(oracle_state, images)
 
 
 @jax.jit

@@ -42,6 +42,15 @@ def test_host_loop_compiled_loop_and_jit_agree(attack):
     assert_same(host, jitted)
 
 
+def test_images_that_are_constants_of_a_jit_are_checked_and_attacked(attack):
+    oracle, images, labels = attacks_jax.stateless(LOGITS), jnp.asarray(IMAGES), jnp.asarray(LABELS)
+    jitted = jax.jit(lambda key: attacks_jax.run(attack, oracle, key, images, labels))
+    assert_same(jitted(KEY), attacks_jax.run(attack, oracle, KEY, images, labels))
+    outside = images * 2 - 1
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        jax.jit(lambda key: attacks_jax.run(attack, oracle, key, outside, labels))(KEY)
+
+
 def test_vmapped_runs_equal_plain_ones(attack):
     oracle = attacks_jax.stateless(LOGITS)
     keys = jax.random.split(KEY, 2)
@@ -135,6 +144,22 @@ def test_wrong_images_are_refused_in_words(attack, images, message):
 def test_wrong_labels_are_refused_in_words(attack, labels):
     with pytest.raises(ValueError, match=r"expected labels \(6,\) of an integer type"):
         attacks_jax.run(attack, attacks_jax.stateless(LOGITS), KEY, IMAGES, labels)
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_labels_of_no_class_are_refused(attack, label):
+    labels = np.where(np.arange(6) == 3, label, LABELS)
+    with pytest.raises(ValueError, match=r"expected labels in \[0, 4\), got"):
+        attacks_jax.run(attack, attacks_jax.stateless(LOGITS), KEY, IMAGES, labels)
+
+
+def test_an_oracle_without_logits_and_a_loop_of_no_name_are_refused(attack):
+    with pytest.raises(ValueError, match=r"logits \(6, K\), got \(6,\)"):
+        attacks_jax.run(
+            attack, attacks_jax.stateless(lambda x: LOGITS(x)[:, 0]), KEY, IMAGES, LABELS
+        )
+    with pytest.raises(ValueError, match="got 'fast'"):
+        attacks_jax.run(attack, attacks_jax.stateless(LOGITS), KEY, IMAGES, LABELS, loop="fast")
 
 
 @pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.0, float("inf")), (0.0, float("nan"))])

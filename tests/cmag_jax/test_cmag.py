@@ -149,6 +149,13 @@ def test_score_under_jit_and_in_parts_is_the_same(fitted):
         np.testing.assert_allclose([part[name][0] for part in parts], plain[name], rtol=1e-4)
 
 
+def test_images_that_are_constants_of_a_jit_are_scored(fitted):
+    params, _ = fitted
+    images = jnp.asarray(clean_images(7, 2))
+    scores = jax.jit(lambda scale: cmag.score(victim, params, images)["l2"] * scale)(1.0)
+    np.testing.assert_allclose(scores, cmag.score(victim, params, images)["l2"], rtol=1e-5)
+
+
 def test_the_score_of_an_image_has_a_finite_gradient(fitted):
     params, _ = fitted
     image = clean_images(8, 1)

@@ -73,8 +73,7 @@ def combine(scores: Scores, clean_scores: Scores) -> np.ndarray:
     reference = {name: np.asarray(values) for name, values in clean_scores.items()}
     _check(reference)
     arrays = {name: np.asarray(scores[name]) for name in reference}
-    ranks = _worst_rank(arrays, reference) + 1
-    return ranks / len(next(iter(reference.values())))
+    return _worst_rank(arrays, reference) / len(next(iter(reference.values())))
 
 
 def _worst_rank(scores: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray:

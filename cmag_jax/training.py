@@ -55,7 +55,7 @@ def train(
         carry, values = run_epoch(carry, context, images, batches)
         losses.append(float(jnp.mean(values)))
         on_epoch(epoch + 1, losses[-1])
-    return carry[0], np.array(losses)
+    return carry[0], np.array(losses, np.float32)
 
 
 def _host_epoch(step):

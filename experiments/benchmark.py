@@ -102,10 +102,14 @@ def _foolbox_attacks(config: Config, network, victim, images, labels) -> dict[st
     import foolbox
     import torch
 
-    fmodel = foolbox.PyTorchModel(
-        peers.torch_twin(network, victim.params), bounds=(0, 1), device="cpu"
-    )
-    tensor, truth = peers.to_torch(images), torch.from_numpy(labels.astype(np.int64))
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        print("torch sees no GPU where JAX does: measuring without Foolbox")
+        return {}
+    model = peers.torch_twin(network, victim.params).to(device)
+    fmodel = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
+    tensor = peers.to_torch(images).to(device)
+    truth = torch.from_numpy(labels.astype(np.int64)).to(device)
     fgsm = foolbox.attacks.LinfFastGradientAttack()
     cw = foolbox.attacks.L2CarliniWagnerAttack(
         steps=config.cw_steps, stepsize=0.01, binary_search_steps=config.cw_rounds,
@@ -114,7 +118,7 @@ def _foolbox_attacks(config: Config, network, victim, images, labels) -> dict[st
 
     def run(attack, epsilon):
         _, clipped, success = attack(fmodel, tensor, truth, epsilons=epsilon)
-        return peers.from_torch(clipped), success.numpy()
+        return peers.from_torch(clipped), success.cpu().numpy()
 
     return {"FGSM": partial(run, fgsm, 0.1), "CW-l2": partial(run, cw, None)}
 

@@ -1,17 +1,21 @@
 """What has been computed once is not computed again: results under a name that says what
 determines them. Writes are atomic, so a killed program leaves a whole file or none."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+SWEEP_AFTER_SECONDS = 3600
 
 
 def key(**determines: Any) -> str:
@@ -48,12 +52,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a temporary path (which it makes a file or a folder of) and moves what
     it wrote to `path`, replacing what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, ".partial-*")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
         temporary = Path(folder) / path.name
         write(temporary)
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.is_dir():  # a folder can't be replaced in one move
+            os.replace(path, Path(folder) / "old")
         os.replace(temporary, path)
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Removes sub-folders that killed programs left half-written: those untouched for an hour,
+    since a younger one may belong to a program that is still at work."""
+    for leftover in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # somebody else swept it up
+            if time.time() - leftover.stat().st_mtime > SWEEP_AFTER_SECONDS:
+                shutil.rmtree(leftover)
 
 
 def _save(path: Path, values: dict[str, np.ndarray]) -> None:

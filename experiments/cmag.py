@@ -16,6 +16,7 @@ from cmag_jax import CMAGParams, cmag
 from experiments import (
     attacking,
     cache,
+    checkpoints,
     datasets,
     detector,
     evaluation,
@@ -70,7 +71,11 @@ def main(config: Config) -> Path:
         scored = [_scored(spec, made, score) for spec, made in attacked.items()]
 
     with clock.stage("report"):
-        rows = list(evaluation.rows(config.dataset, validation, test, scored, limits, accuracies))
+        rows = list(
+            evaluation.rows(
+                config.dataset, validation, test, scored, limits, len(data.train), accuracies
+            )
+        )
         detector.save(folder / "detector", victim, config.victim, data.classes, params, limits)
         pictures = _draw_examples(folder, victim, params, attacked)
         pictures |= _draw_curves(folder, losses, test, validation, scored, limits)
@@ -109,10 +114,10 @@ def _fit(
         path = config.cache_dir / f"cmag-{config.dataset}-{key}-{name}"
         epochs = getattr(config.cmag, f"{name}_epochs")
         if path.exists():
-            like = {"weights": getattr(params, name), "losses": np.zeros(epochs)}
-            stored = detector.load_tree(path, like)
+            like = {"weights": getattr(params, name), "losses": np.zeros(epochs, np.float32)}
+            stored = checkpoints.load(path, like)
             params = dataclasses.replace(params, **{name: stored["weights"]})
-            losses[name] = stored["losses"]
+            losses[name] = np.asarray(stored["losses"])
             continue
         with progress.bar(epochs, f"fit {name.upper()}", "epochs") as bar:
 
@@ -124,7 +129,7 @@ def _fit(
                 name, random, network, params, images, on_epoch=on_epoch
             )
         tree = {"weights": getattr(params, name), "losses": losses[name]}
-        cache.write_atomically(path, partial(detector.save_tree, tree=tree))
+        cache.write_atomically(path, partial(checkpoints.save, tree=tree))
     return params, losses
 
 

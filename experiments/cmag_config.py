@@ -38,8 +38,8 @@ class Config:
     cache_dir: Path = Path("runs/cache")  # trained victims, fitted detectors, attacked images
     data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
     manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
-    fgsm_eps: tuple[float, ...] = paper_values.FGSM_EPS
-    cw_confidence: tuple[float, ...] = paper_values.CW_CONFIDENCE
+    fgsm_eps: tuple[float, ...] = paper_values.FGSM_EPS  # none: no FGSM
+    cw_confidence: tuple[float, ...] = paper_values.CW_CONFIDENCE  # none: no CW
     fgsm_images: int = 10_000  # test images attacked, of those classified rightly
     cw_images: int = 1000
     attack_batch: int = 200  # images attacked at a time; section 4.1
@@ -47,6 +47,11 @@ class Config:
     victim: victims.VictimConfig = field(default_factory=victims.VictimConfig)
     cmag: CMAGConfig = field(default_factory=CMAGConfig)
     cw: CWConfig = field(default_factory=CWConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("fgsm_images", "cw_images", "attack_batch", "score_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
 
 
 VICTIMS = {

@@ -3,15 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from jax.tree_util import Partial
 
 from cmag_jax import CMAGConfig, CMAGParams, cmag
-from experiments import cache, results, victims
+from experiments import cache, checkpoints, results, victims
 
 Thresholds = dict[str, dict[str, float]]  # rule ("fpr=0.05", "paper") -> score -> threshold
 
@@ -44,7 +43,7 @@ def save(
     weights = {"victim": victim.params, "fmr": params.fmr, "lr": params.lr, "gr": params.gr}
 
     def write(temporary: Path) -> None:
-        save_tree(temporary / "weights", weights)
+        checkpoints.save(temporary / "weights", weights)
         results.write_json(temporary / "networks.json", kinds._asdict())
         results.write_json(temporary / "thresholds.json", thresholds)
 
@@ -81,19 +80,8 @@ def load(run: Path | str) -> Detector:
 
     victim_shape, params_shape = jax.eval_shape(start, jax.random.key(0))
     trees = {"fmr": params_shape.fmr, "lr": params_shape.lr, "gr": params_shape.gr}
-    weights = load_tree(folder / "weights", {"victim": victim_shape, **trees})
+    weights = checkpoints.load(folder / "weights", {"victim": victim_shape, **trees})
     victim = victims.bind(network, weights.pop("victim"), key="")
     params = dataclasses.replace(params_shape, **weights)
     thresholds = json.loads((folder / "thresholds.json").read_text())
     return Detector(victim.features_and_logits, params, thresholds)
-
-
-def save_tree(path: Path, tree: Any) -> None:
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), tree)
-
-
-def load_tree(path: Path, shapes: Any) -> Any:
-    """The tree in `path`; `shapes` is one like it of `jax.ShapeDtypeStruct`s."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path.absolute(), shapes)

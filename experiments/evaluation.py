@@ -43,6 +43,7 @@ def rows(
     test: Scores,
     attacks: list[Scored],
     limits: dict[str, dict[str, float]],
+    trained_on: int,
     accuracies: dict[str, tuple[float, int]],
 ) -> Iterator[Row]:
     """Every figure of a CMAG run.
@@ -51,6 +52,7 @@ def rows(
       validation, test: scores of clean images. The test set is scored whole, misclassified
         images included.
       limits: what `thresholds` returned.
+      trained_on: the number of training images, which the paper's rule looks at.
       accuracies: split -> (the victim's accuracy, images).
     """
 
@@ -67,7 +69,7 @@ def rows(
 
     ssim_limit = 1 - limits["paper"]["ssim"]
     paper = paper_values.CMAG_SSIM_THRESHOLD.get(dataset)
-    yield row("cmag/6", "threshold_ssim", ssim_limit, clean, paper=paper)
+    yield row("cmag/6", "threshold_ssim", ssim_limit, trained_on, paper=paper)
     yield row("cmag/6", "mean_ssim", 1 - test["ssim"].mean(), clean)
     paper = paper_values.CMAG_L2_LEGITIMATE.get(dataset)
     yield row("cmag/7", "mean_l2", test["l2"].mean(), clean, paper=paper)

@@ -2,7 +2,8 @@
 
 Meant for a machine with an accelerator that is lent for minutes. What is finished is skipped,
 what is interrupted goes on from the cache; the exit status is 75 while something is left to do,
-so that a caller's loop can run it again.
+so that a caller's loop can run it again. A stage (a module of CMAG, a chunk of an attack) that
+takes longer than the minutes given would be begun again and again: minutes are enough on a GPU.
 """
 
 import shutil

@@ -64,4 +64,4 @@ def to_torch(images: np.ndarray) -> Any:
 
 def from_torch(images: Any) -> np.ndarray:
     """(B, C, H, W) -> (B, H, W, C)."""
-    return images.detach().numpy().transpose(0, 2, 3, 1)
+    return images.detach().cpu().numpy().transpose(0, 2, 3, 1)

@@ -15,4 +15,4 @@ def errors_in_words() -> Iterator[None]:
     except DataError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last finished stage")
+        sys.exit("interrupted: the same command goes on from what is in the cache")

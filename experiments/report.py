@@ -36,12 +36,25 @@ def main(
         documents = [results.read(run) for run in runs]
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
-    rows = [row for document in documents for row in document["rows"]]
+    rows = _together(runs, documents)
     if markdown:
         for table in tables(rows, only):
             print(_markdown(*table))
     else:
         console(rows, only)
+
+
+def _together(runs: tuple[Path, ...], documents: list[dict[str, Any]]) -> list[Row]:
+    """The rows of all runs. Where two runs are of one data set, it is told with the run."""
+    of_run = [{row["dataset"] for row in document["rows"]} for document in documents]
+    together = []
+    for run, document in zip(runs, documents, strict=True):
+        name = run.parent.name if run.name == "results.json" else run.resolve().name
+        for row in document["rows"]:
+            shared = sum(row["dataset"] in datasets for datasets in of_run) > 1
+            label = f"{row['dataset']} ({name})" if shared else row["dataset"]
+            together.append(row | {"dataset": label})
+    return together
 
 
 def tables(

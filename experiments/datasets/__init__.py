@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +74,17 @@ def prepare(
     """
     import tensorflow_datasets as tfds  # half a second that `digits` need not pay
 
+    from experiments.datasets.builder import VERSION
+
     if name not in NAMES or name == "digits":
         raise DataError(f"expected a data set to prepare among {NAMES[1:]}, got {name!r}")
     data_dir = Path(data_dir or default_data_dir()).expanduser()
     manual_dir = Path(manual_dir or default_manual_dir(data_dir)).expanduser()
     root, make_builder = _builder(name, data_dir, manual_dir / name, face_size)
-    prepared = list(root.glob("[0-9]*/dataset_info.json"))
-    if prepared:
-        return tfds.builder_from_directory(prepared[0].parent)
+    if (root / VERSION / "dataset_info.json").exists():
+        return tfds.builder_from_directory(root / VERSION)
 
-    for leftover in root.glob("incomplete.*"):  # of a run that was killed
-        shutil.rmtree(leftover)
+    cache.sweep(root, "incomplete.*")  # what a killed run left
     try:
         builder = make_builder()
         builder.download_and_prepare(
@@ -142,14 +141,17 @@ def load(
     train = parts["train"]
     share = DIGITS_VALIDATION_SHARE if name == "digits" else VALIDATION_SHARE
     held_out = _held_out(train["label"], train.get("track"), share)
-    labels = np.concatenate([part["label"] for part in parts.values()])
+    splits = {
+        "train": _split(train, ~held_out),
+        "validation": _split(train, held_out),
+        "test": _split(parts["test"], slice(None)),
+    }
+    labels = [int(split.labels.max()) for split in splits.values()]
     return Dataset(
         name=name,
-        train=_split(train, ~held_out),
-        validation=_split(train, held_out),
-        test=_split(parts["test"], slice(None)),
-        classes=CLASSES.get(name, int(labels.max()) + 1),
-        digest=cache.digest(*(part[key] for part in parts.values() for key in sorted(part))),
+        **splits,
+        classes=CLASSES.get(name, max(labels) + 1),
+        digest=cache.digest(*(a for s in splits.values() for a in (s.images, s.labels))),
     )
 
 

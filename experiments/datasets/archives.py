@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import os
 import socket
 import tarfile
 import threading
@@ -11,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 NETWORK_TIMEOUT = 3.0  # seconds to wait for a publisher's server before saying it is out of reach
 
@@ -48,9 +48,9 @@ def check_reachable(url: str) -> None:
 
     Downloaders retry for minutes before they give up, so it is asked first.
     """
-    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "ALL_PROXY")):
-        return  # the proxy's business
     parts = urlparse(url)
+    if {parts.scheme, "all"} & set(getproxies()):
+        return  # the proxy's business
     address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     errors: list[OSError] = [TimeoutError(f"no answer within {NETWORK_TIMEOUT:g} s")]
 

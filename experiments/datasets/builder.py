@@ -11,6 +11,8 @@ import tensorflow_datasets as tfds
 from experiments.datasets.archives import DataError, check_reachable, find
 
 Example = tuple[int, dict[str, Any]]
+# Of what our builders prepare; raise it when that changes.
+VERSION = "1.0.0"
 
 
 class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -20,7 +22,7 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     (`_read`). The archives are taken from `manual_folder` when they are there, else downloaded.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
     URLS: ClassVar[dict[str, str]]  # file name -> where the publisher has it
     FEATURES: ClassVar[dict[str, Any]]
 
@@ -42,6 +44,7 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         files = find(self._archives, list(self.URLS))
         if files is None:
             files = self._download(dl_manager)
+        self._check(files)
         return {split: self._read(files, split) for split in ("train", "test")}
 
     def _download(self, dl_manager) -> dict[str, Path]:
@@ -56,6 +59,10 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {name: Path(path) for name, path in dl_manager.download(self.URLS).items()}
 
     def _generate_examples(self) -> Iterator[Example]:  # required by TFDS, never called
+        raise NotImplementedError
+
+    def _check(self, files: dict[str, Path]) -> None:
+        """Raises DataError for damage that can be seen at once, before anything is prepared."""
         raise NotImplementedError
 
     def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:

@@ -23,6 +23,14 @@ class Cifar10(ArchiveBuilder, skip_registration=True):
     URLS = {ARCHIVE: f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"}  # noqa: RUF012
     FEATURES = {"image": image_feature(32, 32, 3), "label": integer_feature()}  # noqa: RUF012
 
+    def _check(self, files: dict[str, Path]) -> None:
+        """Unpacks the tar once without reading it: two seconds."""
+        path = files[ARCHIVE]
+        with reading(path), tarfile.open(path) as tar:
+            missing = {name for names in MEMBERS.values() for name in names} - set(tar.getnames())
+        if missing:
+            raise DataError(f"{path} lacks {', '.join(sorted(missing))}")
+
     def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:
         path, index = files[ARCHIVE], 0
         with reading(path), tarfile.open(path) as tar:

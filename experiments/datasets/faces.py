@@ -1,5 +1,6 @@
 """Faces in one folder a person (VGG-Face2's layout, and the ORL faces'): any image format."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
 from experiments.datasets.archives import DataError
-from experiments.datasets.builder import Example, image_feature, integer_feature
+from experiments.datasets.builder import VERSION, Example, image_feature, integer_feature
 
 SUFFIXES = {".pgm", ".ppm", ".png", ".jpg", ".jpeg", ".bmp"}
 TEST_SHARE = 5  # every fifth image of a person is a test image
@@ -17,14 +18,15 @@ TEST_SHARE = 5  # every fifth image of a person is a test image
 class Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """One folder a person; labels number the folders in the order of their names.
 
-    Images keep their own size and channels, which must be the same for all, unless `size`
-    (height, width) scales them.
+    Images are gray or coloured as the first one is, and keep their own size, which must be the
+    same for all, unless `size` (height, width) scales them.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
 
     def __init__(self, *, folder: Path, size: tuple[int, int] | None = None, **kwargs):
         self._folder, self._size = folder, size
+        self._mode: str | None = None  # "L" or "RGB", as the first image has it
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -62,7 +64,8 @@ class Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _image(self, path: Path) -> np.ndarray:
         try:
             opened = Image.open(path)
-            image = opened.convert("L" if opened.mode == "L" else "RGB")
+            self._mode = self._mode or ("L" if opened.mode == "L" else "RGB")
+            image = opened.convert(self._mode)
         except (UnidentifiedImageError, OSError, EOFError) as error:
             raise DataError(f"{path} is not a readable image ({error})") from error
         if self._size is not None:
@@ -75,12 +78,15 @@ def find_people(folder: Path) -> dict[str, list[Path]]:
     """Person -> the person's images, both sorted naturally (s2 before s10)."""
 
     def natural(path: Path):
-        return len(path.stem), path.stem
+        parts = re.split(r"(\d+)", path.name)  # text and digits, in turns
+        return [int(part) if part.isdigit() else part for part in parts]
 
     people = {}
     if folder.is_dir():
         for person in sorted((p for p in folder.iterdir() if p.is_dir()), key=natural):
-            files = sorted((f for f in person.iterdir() if f.suffix in SUFFIXES), key=natural)
+            files = sorted(
+                (f for f in person.iterdir() if f.suffix.lower() in SUFFIXES), key=natural
+            )
             if files:
                 people[person.name] = files
     if not people:

@@ -4,7 +4,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from experiments.datasets.builder import ArchiveBuilder, Example, image_feature,
 TRAIN, TEST, TRUTH = (
     f"GTSRB_Final_{part}.zip" for part in ("Training_Images", "Test_Images", "Test_GT")
 )
+TEST_CSV = "GT-final_test.csv"
 CLASSES = 43
 SIZE = 32  # CMAG, section 4.1: scaled whole to 32x32, not cut to the region of interest
 
@@ -36,8 +37,28 @@ class Gtsrb(ArchiveBuilder, skip_registration=True):
         "track": integer_feature(),
     }
 
+    def _check(self, files: dict[str, Path]) -> None:
+        """Opens every zip, which reads its list of members, and looks for the CSV files."""
+        members = {}
+        for file, path in files.items():
+            with reading(path), zipfile.ZipFile(path) as archive:
+                members[file] = set(archive.namelist())
+        needed = {TRAIN: [_train_csv(label) for label in range(CLASSES)], TRUTH: [TEST_CSV]}
+        for file, names in needed.items():
+            missing = [name for name in names if name not in members[file]]
+            if missing:
+                raise DataError(f"{files[file]} lacks {missing[0]} ({len(missing)} such files)")
+
     def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:
         return _read_train(files[TRAIN]) if split == "train" else _read_test(files)
+
+
+def _train_folder(label: int) -> str:
+    return f"GTSRB/Final_Training/Images/{label:05d}"
+
+
+def _train_csv(label: int) -> str:
+    return f"{_train_folder(label)}/GT-{label:05d}.csv"
 
 
 def _read_train(path: Path) -> Iterator[Example]:
@@ -45,32 +66,31 @@ def _read_train(path: Path) -> Iterator[Example]:
     tracks: dict[tuple[int, str], int] = {}  # (class, its track's name) -> a number of its own
     with reading(path), zipfile.ZipFile(path) as archive:
         for label in range(CLASSES):
-            folder = PurePosixPath(f"GTSRB/Final_Training/Images/{label:05d}")
-            for row in _rows(archive, folder / f"GT-{label:05d}.csv", path):
+            for row in _rows(archive, _train_csv(label), path):
                 # 00007_00012.ppm: frame 12 of the class's track 7
                 track = tracks.setdefault((label, row["Filename"].split("_")[0]), len(tracks))
-                image = _image(archive, folder / row["Filename"])
+                image = _image(archive, f"{_train_folder(label)}/{row['Filename']}")
                 yield index, {"image": image, "label": int(row["ClassId"]), "track": track}
                 index += 1
 
 
 def _read_test(files: dict[str, Path]) -> Iterator[Example]:
     with reading(files[TRUTH]), zipfile.ZipFile(files[TRUTH]) as archive:
-        rows = list(_rows(archive, PurePosixPath("GT-final_test.csv"), files[TRUTH]))
+        rows = list(_rows(archive, TEST_CSV, files[TRUTH]))
     with reading(files[TEST]), zipfile.ZipFile(files[TEST]) as archive:
         for index, row in enumerate(rows):
-            image = _image(archive, PurePosixPath("GTSRB/Final_Test/Images") / row["Filename"])
+            image = _image(archive, f"GTSRB/Final_Test/Images/{row['Filename']}")
             yield index, {"image": image, "label": int(row["ClassId"]), "track": -1}
 
 
-def _rows(archive: zipfile.ZipFile, member: PurePosixPath, path: Path) -> Iterator[dict[str, str]]:
-    text = archive.read(str(member)).decode()
+def _rows(archive: zipfile.ZipFile, member: str, path: Path) -> Iterator[dict[str, str]]:
+    text = archive.read(member).decode()
     reader = csv.DictReader(io.StringIO(text), delimiter=";")
     if not {"Filename", "ClassId"} <= set(reader.fieldnames or ()):
         raise DataError(f"{path}: {member} has no columns Filename and ClassId")
     return reader
 
 
-def _image(archive: zipfile.ZipFile, member: PurePosixPath) -> np.ndarray:
-    image = Image.open(io.BytesIO(archive.read(str(member)))).convert("RGB")
+def _image(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    image = Image.open(io.BytesIO(archive.read(member))).convert("RGB")
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))

@@ -23,15 +23,12 @@ class Mnist(ArchiveBuilder, skip_registration=True):
     URLS = {f: f"https://storage.googleapis.com/cvdf-datasets/mnist/{f}" for f in FILES}  # noqa: RUF012
     FEATURES = {"image": image_feature(28, 28, 1), "label": integer_feature()}  # noqa: RUF012
 
+    def _check(self, files: dict[str, Path]) -> None:
+        for split in PREFIX:  # the files are small: reading them whole is the check
+            _read_split(files, split)
+
     def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:
-        images_path = files[f"{PREFIX[split]}-images-idx3-ubyte.gz"]
-        images = read_idx(images_path, dimensions=3)
-        labels = read_idx(files[f"{PREFIX[split]}-labels-idx1-ubyte.gz"], dimensions=1)
-        if len(images) != len(labels) or images.shape[1:] != (28, 28):
-            raise DataError(
-                f"{images_path} holds images {images.shape} for {len(labels)} labels;"
-                " expected one label an image of 28x28"
-            )
+        images, labels = _read_split(files, split)
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield index, {"image": image[..., None], "label": int(label)}
 
@@ -42,6 +39,19 @@ class FashionMnist(Mnist, skip_registration=True):
     URLS = {  # noqa: RUF012
         f: f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{f}" for f in FILES
     }
+
+
+def _read_split(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images (N, 28, 28), labels (N,)), uint8."""
+    images_path = files[f"{PREFIX[split]}-images-idx3-ubyte.gz"]
+    images = read_idx(images_path, dimensions=3)
+    labels = read_idx(files[f"{PREFIX[split]}-labels-idx1-ubyte.gz"], dimensions=1)
+    if len(images) != len(labels) or images.shape[1:] != (28, 28):
+        raise DataError(
+            f"{images_path} holds images {images.shape} for {len(labels)} labels;"
+            " expected one label an image of 28x28"
+        )
+    return images, labels
 
 
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:

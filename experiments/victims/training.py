@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from jax import lax
 from jax.tree_util import Partial
 
-from experiments import cache, progress
+from experiments import cache, checkpoints, progress
 from experiments.datasets import Dataset, Split
 from experiments.victims.cnn import CNN, VictimConfig, make_cnn
 
@@ -99,8 +99,8 @@ def _train(network: CNN, dataset: Dataset, config: VictimConfig, seed: int, fold
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         done = manager.latest_step() or 0
         if done:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.eval_shape(start))
-            state = manager.restore(done, args=ocp.args.StandardRestore(abstract))
+            like = checkpoints.here(jax.eval_shape(start))
+            state = manager.restore(done, args=ocp.args.StandardRestore(like))
         else:
             state = jax.jit(start)()
         if done == config.epochs:

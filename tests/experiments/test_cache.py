@@ -1,5 +1,8 @@
 """The cache: keys that change with what determines them, and files that are whole or absent."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 
@@ -50,6 +53,15 @@ def test_a_write_that_fails_leaves_nothing_and_what_was_there_before(tmp_path):
         cache.write_atomically(path, fail)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_programs_left_is_swept_up(tmp_path):
+    old, young = tmp_path / ".partial-old", tmp_path / ".partial-young"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (time.time() - 7200,) * 2)
+    cache.write_atomically(tmp_path / "x", lambda temporary: temporary.touch())
+    assert not old.exists() and young.exists()
 
 
 def test_a_folder_takes_the_place_of_a_folder(tmp_path):

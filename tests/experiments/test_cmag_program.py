@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,25 +99,37 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(finished, tmp
     assert rows(other) != rows(folder)
 
 
-@pytest.mark.parametrize("stage", ["victim-*/1", "cmag-*-fmr", "attack-CW*/000000.npz"])
+def wait_for(process: subprocess.Popen, folder: Path, pattern: str) -> Path:
+    """The first file that matches, as soon as it is there."""
+    while process.poll() is None:
+        for found in (folder / "cache").glob(pattern):
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"it ended before there was a {pattern}")
+
+
+@pytest.mark.parametrize("stage", ["victim-*/[0-9]", "cmag-*-fmr", "attack-CW*/000000.npz"])
 def test_killed_at_any_stage_it_goes_on_and_ends_the_same(finished, tmp_path, stage):
     process = start(tmp_path)
-    while process.poll() is None and not list((tmp_path / "cache").glob(stage)):
-        time.sleep(0.02)
+    reached = wait_for(process, tmp_path, stage)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert not (tmp_path / "run" / "results.json").exists()
-    (reached,) = (tmp_path / "cache").glob(stage.split("/")[0])
-    before = reached.stat().st_ino
-    finish(start(tmp_path))
-    assert reached.stat().st_ino == before  # went on with it, and did not start over
+    before = reached.stat() if reached.exists() else None
+    _, err = finish(start(tmp_path))
+    # It went on with what there was, and did not start over.
+    if stage.startswith("victim"):
+        assert "victim" in err and not re.search(r"victim.*\b0/30\b", err)
+    else:
+        assert "victim" not in err
+        after = reached.stat()
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert rows(tmp_path) == rows(finished[0])
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = start(tmp_path)
-    while process.poll() is None and not list((tmp_path / "cache").glob("victim-*/1")):
-        time.sleep(0.02)
+    wait_for(process, tmp_path, "victim-*/[0-9]")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -167,6 +181,32 @@ def test_the_paper_preset_is_the_paper_s():
     ]  # fmt: skip
 
 
+def test_a_detector_saved_on_one_device_loads_on_another(tmp_path):
+    """As one that a GPU fitted does on a machine without."""
+    from experiments import checkpoints
+
+    code = (
+        "import jax, sys; from pathlib import Path; from experiments import checkpoints;"
+        "tree = {'w': jax.device_put(jax.numpy.arange(3.0), jax.devices()[3])};"
+        "checkpoints.save(Path(sys.argv[1]), tree)"
+    )
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", code, str(tmp_path / "tree")]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    loaded = checkpoints.load(tmp_path / "tree", {"w": np.zeros(3, np.float32)})
+    np.testing.assert_array_equal(loaded["w"], [0, 1, 2])
+
+
+def test_no_images_to_attack_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match="cw_images of at least 1, got 0"):
+        cmag_config.Config(cw_images=0)
+
+
+def test_no_strengths_leave_an_attack_out():
+    config = dataclasses.replace(cmag_config.Config(), cw_confidence=())
+    assert {spec.name for spec in cmag_config.specs(config)} == {"FGSM"}
+
+
 @pytest.mark.parametrize("option", ["--dataset=imagenet", "--preset=slow", "--cmag.mu-gr=half"])
 def test_a_wrong_option_is_explained(option, capsys):
     with pytest.raises(SystemExit):
@@ -185,10 +225,17 @@ def test_a_data_set_that_is_not_there_is_one_line_within_seconds(tmp_path):
 
 def test_runs_side_by_side(finished):
     folder, _ = finished
-    command = [sys.executable, "-m", "experiments.report", str(folder / "run"), "--markdown"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    def report(*runs: Path) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "experiments.report", *map(str, runs), "--markdown"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    printed = report(folder / "run").stdout
     assert "**extra/detection**" in printed and "| FGSM 0.2 | CW-l2 1 |" in printed
-    missing = subprocess.run(
-        [*command[:3], str(folder / "nowhere")], cwd=ROOT, capture_output=True, text=True
-    )
+    # Two runs of one data set are told apart by their folders.
+    other = folder / "another"
+    shutil.copytree(folder / "run", other)
+    printed = report(folder / "run", other).stdout
+    assert "| digits (run) |" in printed and "| digits (another) |" in printed
+    missing = report(folder / "nowhere")
     assert missing.returncode == 1 and "does not exist" in missing.stderr

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -92,6 +93,22 @@ def test_faces_from_one_folder_a_person(tmp_path, load):
     assert dataset.test.labels.tolist() == list(range(12))
 
 
+def test_faces_are_found_and_numbered_by_name_whatever_their_format(tmp_path, load):
+    from PIL import Image
+
+    for number, person in enumerate(["J.Adams", "J.Smith", "J.Zed"]):
+        folder = tmp_path / "manual" / "vggface2" / person
+        folder.mkdir(parents=True)
+        for i in range(5):
+            image = Image.new("RGB", (16, 20), (50 * number + 10, 0, 0))
+            # The last person has a gray picture among the coloured ones.
+            image.convert("L" if (number, i) == (2, 0) else "RGB").save(folder / f"{i}.PNG")
+    dataset = load("vggface2")
+    assert dataset.image_shape == (20, 16, 3)
+    assert whole(dataset, "test")[0][:, 0, 0, 0].tolist() == [10, 60, 110]
+    assert len(dataset.train) + len(dataset.validation) == 12
+
+
 def test_faces_of_several_sizes_have_to_be_scaled(tmp_path, load):
     folder = tmp_path / "manual" / "orl_faces"
     made.faces(folder)
@@ -146,7 +163,7 @@ def test_a_truncated_archive_is_named_within_seconds_and_nothing_is_left(
 
 def test_a_zip_without_its_csv_is_an_error(tmp_path, load):
     made.gtsrb(tmp_path / "manual" / "gtsrb", csv=False)
-    with pytest.raises(DataError, match=r"Training_Images\.zip is incomplete.*GT-00000\.csv"):
+    with pytest.raises(DataError, match=r"Training_Images\.zip lacks .*GT-00000\.csv \(43 such"):
         load("gtsrb")
     assert left_behind(tmp_path) == []
 
@@ -200,7 +217,12 @@ def test_without_archive_and_network_it_says_what_is_missing_and_what_to_do(
 
 def test_a_name_server_that_never_answers_is_not_waited_for(tmp_path, load, monkeypatch):
     monkeypatch.setattr(archives, "NETWORK_TIMEOUT", 0.2)
-    monkeypatch.setattr(archives.socket, "create_connection", lambda *_, **__: time.sleep(30))
+
+    def late(*_, **__):
+        time.sleep(2)
+        raise OSError("at last")
+
+    monkeypatch.setattr(archives.socket, "create_connection", late)
     start = time.monotonic()
     with pytest.raises(DataError, match=r"no answer within 0\.2 s"):
         load("mnist")
@@ -218,8 +240,20 @@ def test_what_a_killed_run_left_is_swept_up(tmp_path, load):
     leftover = tmp_path / "tfds" / "mnist" / "incomplete.ABC123_1.0.0"
     leftover.mkdir(parents=True)
     (leftover / "half").write_bytes(b"half")
+    os.utime(leftover, (time.time() - 7200,) * 2)
+    at_work = leftover.with_name("incomplete.DEF456_1.0.0")  # somebody else's, a moment ago
+    at_work.mkdir()
     load("mnist")
-    assert not leftover.exists()
+    assert not leftover.exists() and at_work.exists()
+
+
+def test_what_tfds_itself_prepared_under_the_name_is_left_alone(tmp_path, load):
+    made.mnist(tmp_path / "manual" / "mnist")
+    theirs = tmp_path / "tfds" / "mnist" / "3.0.1"
+    theirs.mkdir(parents=True)
+    (theirs / "dataset_info.json").write_text("{}")
+    assert len(load("mnist").test) == 20
+    assert (theirs / "dataset_info.json").exists()
 
 
 def test_archives_are_downloaded_where_there_is_a_network(tmp_path, load, monkeypatch):

@@ -23,6 +23,9 @@ from experiments import attacking, cmag_config, datasets, peers, program, report
 from experiments.results import Row
 
 
+CW_STEP_SIZE = 0.05  # large enough for CW to succeed in few steps
+
+
 @dataclass(frozen=True)
 class Config:
     what: tyro.conf.Positional[Literal["attacks", "detectors"]]
@@ -59,8 +62,9 @@ def measure_attacks(config: Config, data, victim: victims.Victim, network) -> li
     steps, rounds = config.cw_steps, config.cw_rounds
     # Without early abortion, so that both make the same number of steps.
     cw = attacks_jax.carlini_wagner_l2(
-        num_steps=steps, binary_search_steps=rounds, initial_const=1.0, abort_early=False
-    )
+        num_steps=steps, binary_search_steps=rounds, step_size=CW_STEP_SIZE, initial_const=1.0,
+        abort_early=False,
+    )  # fmt: skip
     ours = {"FGSM": (attacks_jax.fgsm(eps=0.1), 1), "CW-l2": (cw, steps * rounds)}
     oracle, key, x = attacks_jax.stateless(victim.logits), jax.random.key(0), jnp.asarray(images)
     theirs = _foolbox_attacks(config, network, victim, images, labels)
@@ -112,13 +116,15 @@ def _foolbox_attacks(config: Config, network, victim, images, labels) -> dict[st
     truth = torch.from_numpy(labels.astype(np.int64)).to(device)
     fgsm = foolbox.attacks.LinfFastGradientAttack()
     cw = foolbox.attacks.L2CarliniWagnerAttack(
-        steps=config.cw_steps, stepsize=0.01, binary_search_steps=config.cw_rounds,
+        steps=config.cw_steps, stepsize=CW_STEP_SIZE, binary_search_steps=config.cw_rounds,
         initial_const=1.0, abort_early=False,
     )  # fmt: skip
 
     def run(attack, epsilon):
         _, clipped, success = attack(fmodel, tensor, truth, epsilons=epsilon)
-        return peers.from_torch(clipped), success.cpu().numpy()
+        found = peers.from_torch(clipped)
+        # Where its CW finds nothing, Foolbox returns a black image, and asks whether that fools.
+        return found, success.cpu().numpy() & (found.max(axis=(1, 2, 3)) > 0)
 
     return {"FGSM": partial(run, fgsm, 0.1), "CW-l2": partial(run, cw, None)}
 

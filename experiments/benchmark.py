@@ -22,7 +22,6 @@ from cmag_jax import cmag
 from experiments import attacking, cmag_config, datasets, peers, program, report, results, victims
 from experiments.results import Row
 
-
 CW_STEP_SIZE = 0.05  # large enough for CW to succeed in few steps
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
-from attacks_jax._checks import check_bounds
+from attacks_jax._checks import check_bounds, check_positive
 from attacks_jax._losses import goal_margin
 
 # Pixels are drawn this far into the open interval before arctanh, as in the authors' code.
@@ -223,13 +223,12 @@ def carlini_wagner_l2(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: num_steps or binary_search_steps below 1.
+      ValueError: a negative confidence, another option that is not above zero, bounds that are
+        no interval.
     """
-    if num_steps < 1 or binary_search_steps < 1:
-        raise ValueError(
-            "expected num_steps and binary_search_steps of at least 1,"
-            f" got {num_steps} and {binary_search_steps}"
-        )
+    check_positive(confidence=confidence, or_zero=True)
+    check_positive(step_size=step_size, initial_const=initial_const)
+    check_positive(num_steps=num_steps, binary_search_steps=binary_search_steps)
     return CarliniWagnerL2(
         confidence,
         step_size,

@@ -60,3 +60,14 @@ def check_bounds(bounds) -> tuple[float, float]:
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"expected bounds (low, high) with low < high, got {tuple(bounds)}")
     return low, high
+
+
+def check_positive(*, or_zero: bool = False, **options) -> None:
+    """Raises ValueError for an option that is not a finite number above zero (or zero).
+
+    Arrays are left unchecked: they may be traced.
+    """
+    for name, value in options.items():
+        if isinstance(value, int | float) and not (0 <= value < np.inf and (value or or_zero)):
+            expected = "0 or above" if or_zero else "a number above 0"
+            raise ValueError(f"expected {name} to be {expected}, got {value}")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
-from attacks_jax._checks import check_bounds
+from attacks_jax._checks import check_bounds, check_positive
 from attacks_jax._losses import Loss, cross_entropy, goal_margin
 
 
@@ -85,5 +85,9 @@ def fgsm(
         (logits (B, K), labels (B,), images (B, H, W, C)) to (B,).
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
+
+    Raises:
+      ValueError: a negative eps, bounds that are no interval.
     """
+    check_positive(eps=eps, or_zero=True)
     return FGSM(eps, loss, targeted, check_bounds(bounds))

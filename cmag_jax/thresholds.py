@@ -68,8 +68,9 @@ def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
 
 
 def combine(scores: Scores, clean_scores: Scores) -> np.ndarray:
-    """One number (B,) for several scores: the highest share, over the scores, of clean images
-    that lie below. Its ROC is the one that `calibrate(fpr=...)` and `detect` run through."""
+    """One number (B,) in [0, 1] for several scores: the largest share, over the scores, of clean
+    images that lie below. Its ROC is the one that `calibrate(fpr=...)` and `detect` run through;
+    what exceeds every clean image in some score ties at 1."""
     reference = {name: np.asarray(values) for name, values in clean_scores.items()}
     _check(reference)
     arrays = {name: np.asarray(scores[name]) for name in reference}

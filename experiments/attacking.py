@@ -67,6 +67,8 @@ def attack(
     spec: AttackSpec, victim: Victim, split: Split, *, chunk: int, seed: int, cache_dir: Path
 ) -> Attacked:
     """Attacks the split's images; chunks that were attacked before are read from the cache."""
+    if not len(split):
+        raise ValueError("expected images to attack, got none: the victim classifies none rightly")
     digest = cache.digest(split.images, split.labels)
     key = cache.key(
         attack=spec, victim=victim.key, images=digest, chunk=chunk, seed=seed, version=VERSION

@@ -207,4 +207,4 @@ def _passes(logits, images, labels, count: int) -> jax.Array:
 
 if __name__ == "__main__":
     with program.errors_in_words():
-        main(tyro.cli(Config, description=__doc__))
+        main(tyro.cli(Config, prog="python -m experiments.benchmark", description=__doc__))

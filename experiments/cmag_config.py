@@ -52,6 +52,8 @@ class Config:
         for name in ("fgsm_images", "cw_images", "attack_batch", "score_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        for spec in specs(self):
+            spec.make()  # refuses what the attack can't be, before anything is trained
 
 
 VICTIMS = {
@@ -96,7 +98,13 @@ def parse(arguments: list[str] | None = None, description: str | None = None) ->
     chosen, _ = early.parse_known_args(arguments)
     known = chosen.preset in ("quick", "paper") and chosen.dataset in VICTIMS
     default = preset(chosen.preset, chosen.dataset) if known else Config()  # tyro explains
-    return tyro.cli(Config, args=arguments, default=default, description=description)
+    return tyro.cli(
+        Config,
+        args=arguments,
+        default=default,
+        prog="python -m experiments.cmag",
+        description=description,
+    )
 
 
 def specs(config: Config) -> list[AttackSpec]:

@@ -100,4 +100,4 @@ def _collect(run: Path, folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Config, description=__doc__)))
+    sys.exit(main(tyro.cli(Config, prog="python -m experiments.full_run", description=__doc__)))

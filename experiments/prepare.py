@@ -33,4 +33,4 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     with program.errors_in_words():
-        main(tyro.cli(Config, description=__doc__))
+        main(tyro.cli(Config, prog="python -m experiments.prepare", description=__doc__))

@@ -169,4 +169,4 @@ over clean images are over the whole test set, misclassified images included.</p
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    tyro.cli(main, prog="python -m experiments.report", description=__doc__)

@@ -21,6 +21,18 @@ class VictimConfig:
     batch_size: int = 128
     learning_rate: float = 1e-3  # Adam's, falling to zero along a cosine
 
+    def __post_init__(self) -> None:
+        for name in ("dense", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"expected channels of at least one block, got {self.channels}")
+        if not (0 <= self.dropout < 1 and self.learning_rate > 0 and self.max_shift >= 0):
+            raise ValueError(
+                "expected dropout in [0, 1), learning_rate above 0 and max_shift of at least 0,"
+                f" got {self.dropout}, {self.learning_rate} and {self.max_shift}"
+            )
+
 
 class CNN(nn.Module):
     """images (B, H, W, C) in [0, 1] -> (feature maps (B, h, w, c), logits (B, K)).

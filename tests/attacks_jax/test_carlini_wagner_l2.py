@@ -124,7 +124,13 @@ def test_nothing_to_follow_yields_no_success_and_no_nan(logits):
     assert np.isfinite(result.images).all() and np.isfinite(result.distance).all()
 
 
-@pytest.mark.parametrize("option", ["num_steps", "binary_search_steps"])
-def test_no_steps_is_an_error(option):
-    with pytest.raises(ValueError, match="at least 1"):
-        attacks_jax.carlini_wagner_l2(**{option: 0})
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_steps", 0), ("binary_search_steps", -1), ("step_size", 0.0), ("initial_const", -1.0),
+        ("confidence", -0.1), ("confidence", float("nan")), ("step_size", float("inf")),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_refused(option, value):
+    with pytest.raises(ValueError, match=f"expected {option} to be .* got {value}"):
+        attacks_jax.carlini_wagner_l2(**{option: value})

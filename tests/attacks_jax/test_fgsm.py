@@ -66,6 +66,12 @@ def test_a_user_s_loss_takes_the_place_of_cross_entropy():
     np.testing.assert_allclose(result.images, expected, atol=1e-6)
 
 
+def test_a_negative_eps_is_refused_and_none_at_all_changes_nothing():
+    with pytest.raises(ValueError, match="expected eps to be"):
+        attacks_jax.fgsm(eps=-0.1)
+    np.testing.assert_array_equal(run([0], eps=0.0).images, IMAGE)
+
+
 @pytest.mark.parametrize("logits", [0.0, np.nan])
 def test_a_classifier_without_a_gradient_yields_the_clean_image_and_no_success(logits):
     def flat(images):

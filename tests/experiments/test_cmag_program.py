@@ -202,6 +202,22 @@ def test_no_images_to_attack_is_refused_before_anything_runs():
         cmag_config.Config(cw_images=0)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--fgsm-eps=-1",
+        "--cw.num-steps=0",
+        "--victim.epochs=0",
+        "--victim.dropout=1",
+        "--cmag.mu-gr=2",
+    ],
+)
+def test_hyperparameters_that_make_no_sense_are_refused_before_anything_runs(option, capsys):
+    with pytest.raises(SystemExit):
+        cmag_config.parse([option])
+    assert "expected" in capsys.readouterr().err
+
+
 def test_no_strengths_leave_an_attack_out():
     config = dataclasses.replace(cmag_config.Config(), cw_confidence=())
     assert {spec.name for spec in cmag_config.specs(config)} == {"FGSM"}

@@ -1,9 +1,5 @@
 """Pytrees on disk, with Orbax."""
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until what is inside is done: Orbax saves in an event loop of its own, in which
-    an interrupt can get lost."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    interrupts: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if interrupts:
-        raise KeyboardInterrupt
-
-
 def save(path: Path, tree: Any) -> None:
-    with uninterrupted(), ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), tree)
 
 

@@ -118,8 +118,7 @@ def _train(network: CNN, dataset: Dataset, config: VictimConfig, seed: int, fold
                     state, value = step(state, images, labels, indices, key)
                     bar.update()
                 bar.set_postfix(loss=f"{float(value):.3f}")
-                with checkpoints.uninterrupted():
-                    manager.save(epoch + 1, args=ocp.args.StandardSave(state))
+                manager.save(epoch + 1, args=ocp.args.StandardSave(state))
     return state.params
 
 

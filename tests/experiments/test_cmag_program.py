@@ -197,18 +197,6 @@ def test_a_detector_saved_on_one_device_loads_on_another(tmp_path):
     np.testing.assert_array_equal(loaded["w"], [0, 1, 2])
 
 
-def test_ctrl_c_waits_for_a_save_and_is_not_lost():
-    from experiments import checkpoints
-
-    done = []
-    with pytest.raises(KeyboardInterrupt), checkpoints.uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        done.append(1)
-    assert done == [1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 def test_no_images_to_attack_is_refused_before_anything_runs():
     with pytest.raises(ValueError, match="cw_images of at least 1, got 0"):
         cmag_config.Config(cw_images=0)

@@ -1,5 +1,6 @@
 """`python -m experiments.cmag`, end to end, on real digits."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -30,7 +31,17 @@ def start(folder: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "experiments.cmag", *TINY, *options]
     places = [f"--output-dir={folder / 'run'}", f"--cache-dir={folder / 'cache'}"]
     pipe = subprocess.PIPE
-    return subprocess.Popen([*command, *places], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    with heeding_ctrl_c():
+        return subprocess.Popen([*command, *places], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+
+@contextlib.contextmanager
+def heeding_ctrl_c():
+    """What a shell runs in the background inherits that SIGINT is ignored, and so would a program
+    that is started from it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def finish(process: subprocess.Popen) -> tuple[str, str]:

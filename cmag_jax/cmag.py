@@ -117,6 +117,7 @@ def fit(
         evenly to the images' size.
     """
     check_images(images)
+    images = jnp.asarray(images)  # moved to the device once, not once a module
     params, losses = init(key, victim, images, config or CMAGConfig()), {}
     for name in MODULES:
         params, losses[name] = fit_module(name, key, victim, params, images, on_epoch=on_epoch)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cmag_jax import CMAGParams, cmag
@@ -107,7 +108,7 @@ def _fit(
     """(params, losses by module): `cmag.fit`, each module kept in the cache once it is trained."""
     key = cache.key(cmag=config.cmag, victim=victim.key, seed=config.seed, version=VERSION)
     random = jax.random.fold_in(jax.random.key(config.seed), 1)  # the victim's is the key itself
-    network, images = victim.features_and_logits, data.train.images
+    network, images = victim.features_and_logits, jnp.asarray(data.train.images)
     params = cmag.init(random, network, images[:1], config.cmag)
     losses = {}
     for name in cmag.MODULES:
@@ -187,7 +188,7 @@ def _draw_curves(folder, losses, test, validation, scored, limits) -> dict[str, 
 
 def _say(folder: Path, config: Config, clock: results.Stopwatch) -> None:
     document = results.read(folder)
-    detection = paper_values.DETECTION_TABLE.get(config.dataset, "extra/detection")
+    detection = paper_values.detection_table(config.dataset)
     report.console(document["rows"], ("extra/victim", "extra/attack", detection, "extra/fpr"))
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in clock.seconds.items())
     print(f"seconds: {seconds}; peak memory {results.peak_memory_gib():.2f} GiB")

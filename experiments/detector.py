@@ -21,15 +21,6 @@ class Detector(NamedTuple):
     thresholds: Thresholds
 
 
-class _Kinds(NamedTuple):
-    """What rebuilds the networks: written as JSON beside their weights."""
-
-    classes: int
-    image_shape: tuple[int, int, int]
-    victim: victims.VictimConfig
-    cmag: CMAGConfig
-
-
 def save(
     folder: Path,
     victim: victims.Victim,
@@ -38,13 +29,18 @@ def save(
     params: CMAGParams,
     thresholds: Thresholds,
 ) -> None:
-    """Writes the detector into `folder`, whole or not at all."""  # fmt: skip
-    kinds = _Kinds(classes, params.image_shape, victim_config, params.config)
+    """Writes the detector into `folder`, whole or not at all."""
+    kinds = {  # what rebuilds the networks
+        "classes": classes,
+        "image_shape": params.image_shape,
+        "victim": victim_config,
+        "cmag": params.config,
+    }
     weights = {"victim": victim.params, "fmr": params.fmr, "lr": params.lr, "gr": params.gr}
 
     def write(temporary: Path) -> None:
         checkpoints.save(temporary / "weights", weights)
-        results.write_json(temporary / "networks.json", kinds._asdict())
+        results.write_json(temporary / "networks.json", kinds)
         results.write_json(temporary / "thresholds.json", thresholds)
 
     cache.write_atomically(folder, write)

@@ -74,7 +74,7 @@ def rows(
     paper = paper_values.CMAG_L2_LEGITIMATE.get(dataset)
     yield row("cmag/7", "mean_l2", test["l2"].mean(), clean, paper=paper)
 
-    detection = paper_values.DETECTION_TABLE.get(dataset, "extra/detection")
+    detection = paper_values.detection_table(dataset)
     for made in attacks:
         at = {"attack": made.attack, "strength": made.strength}
         yield row("extra/attack", "attack_success_rate", made.success_rate, made.attempts, **at)

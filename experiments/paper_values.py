@@ -27,3 +27,8 @@ CMAG_L2 = {
     "gtsrb": dict(zip(STRENGTHS, (14.846, 18.355, 22.185, 12.535, 12.682, 12.687), strict=True)),
 }
 CMAG_L2_LEGITIMATE = {"mnist": 3.165, "fashion_mnist": 3.771, "gtsrb": 6.213}
+
+
+def detection_table(dataset: str) -> str:
+    """The table that the data set's detection rates belong to."""
+    return DETECTION_TABLE.get(dataset, "extra/detection")

@@ -18,8 +18,8 @@ VERSION = "1.0.0"
 class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set made from its publisher's archives.
 
-    Sub-classes say which (`URLS`), what an example holds (`FEATURES`) and how to read them
-    (`_read`). The archives are taken from `manual_folder` when they are there, else downloaded.
+    Sub-classes say which (`URLS`), what an example holds (`FEATURES`), how to see damage (`_check`)
+    and how to read them (`_read`). Archives that are there are taken; else they are downloaded.
     """
 
     VERSION = tfds.core.Version(VERSION)

@@ -14,5 +14,8 @@ from attacks_jax._attack import Result as Result
 from attacks_jax._attack import stateless as stateless
 from attacks_jax._carlini_wagner_l2 import carlini_wagner_l2 as carlini_wagner_l2
 from attacks_jax._fgsm import fgsm as fgsm
+from attacks_jax._fgsm import least_likely as least_likely
 from attacks_jax._losses import cross_entropy as cross_entropy
+from attacks_jax._losses import dlr as dlr
+from attacks_jax._losses import margin as margin
 from attacks_jax._run import run as run

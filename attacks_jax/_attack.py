@@ -40,7 +40,7 @@ class Attack(Protocol):
 
     Attacks are frozen dataclasses and pytrees. Strengths (`eps`, `confidence`, ...) are leaves,
     so that one compilation serves a sweep of them; what changes the program (`num_steps`,
-    `targeted`, `bounds`, ...) is static.
+    `targeted`, `bounds`, ...) is static. `OneStage` has what most of them share.
     """
 
     @property
@@ -49,8 +49,14 @@ class Attack(Protocol):
         ...
 
     @property
-    def num_steps(self) -> int:
-        """The most calls of `step` that can change a state."""
+    def stages(self) -> tuple[int, ...]:
+        """The most calls of `step` that can change a state, in each stage of the attack."""
+        ...
+
+    @property
+    def independent(self) -> bool:
+        """Whether every leaf of the state but the oracle's starts with the batch and no example
+        looks at another: the loop may then drop the examples that are done."""
         ...
 
     def init(
@@ -64,7 +70,25 @@ class Attack(Protocol):
 
     def step(self, oracle: Oracle, state: Any) -> Any: ...
 
+    def next_stage(self, oracle: Oracle, state: Any) -> Any:
+        """From the end of a stage to the beginning of the next."""
+        ...
+
     def result(self, oracle: Oracle, state: Any) -> Result: ...
+
+
+class OneStage:
+    """An attack whose steps are all alike, on examples that are independent of each other."""
+
+    independent = True
+    num_steps: Any  # int: the most calls of `step` that can change a state
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        return (self.num_steps,)
+
+    def next_stage(self, oracle: Oracle, state: Any) -> Any:
+        raise NotImplementedError("an attack of one stage has no next one")
 
 
 def as_partial(function: Callable) -> Partial:

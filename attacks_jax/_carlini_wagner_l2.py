@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
+from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
 from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._examples import freeze, select
+from attacks_jax._gradients import finite
 from attacks_jax._losses import goal_margin
+from attacks_jax._outcome import finish, wins
 
 # Pixels are drawn this far into the open interval before arctanh, as in the authors' code.
 INSIDE = 0.999999
@@ -18,8 +21,6 @@ INSIDE = 0.999999
 WORTHWHILE = 0.9999
 # The c that rules a search without an upper bound multiplies by, as in the authors' code.
 GROWTH = 10.0
-# Two compilations of one network differ in the last bits: what the re-check forgives.
-RECHECK_TOLERANCE = 1e-4
 
 
 class CarliniWagnerState(NamedTuple):
@@ -46,7 +47,7 @@ class CarliniWagnerState(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class CarliniWagnerL2:
+class CarliniWagnerL2(OneStage):
     confidence: float | jax.Array
     step_size: float | jax.Array
     initial_const: float | jax.Array
@@ -66,7 +67,7 @@ class CarliniWagnerL2:
         zeros, infinite = (jnp.full(batch, v, jnp.float32) for v in (0.0, jnp.inf))
         oracle_state, logits = oracle(oracle_state, images)
         margin = goal_margin(logits, labels, targeted=self.targeted)
-        already = self._wins(margin)
+        already = wins(margin, self.confidence)
         w = self._to_tanh_space(images)
         return CarliniWagnerState(
             clean=images,
@@ -103,14 +104,14 @@ class CarliniWagnerL2:
         oracle_state, images, margin, distance, loss = aux
 
         # Keep the nearest success; before the first success, whatever came closest to one.
-        wins = self._wins(margin)
+        won = wins(margin, self.confidence)
         found = jnp.isfinite(state.best_distance)
         better = jnp.where(
-            wins, distance < state.best_distance, ~found & (margin > state.best_margin)
+            won, distance < state.best_distance, ~found & (margin > state.best_margin)
         )
-        round_won = state.round_won | wins
+        round_won = state.round_won | won
 
-        updates, adam = jax.vmap(self._adam().update)(gradient, state.adam)
+        updates, adam = jax.vmap(self._adam().update)(finite(gradient), state.adam)
         iteration = state.iteration + 1
         ends, last_loss = self._round_ends(iteration, loss, state.last_loss)
         const, lower, upper = _next_const(state.const, state.lower, state.upper, round_won)
@@ -118,43 +119,36 @@ class CarliniWagnerL2:
 
         fresh_w = self._to_tanh_space(state.clean)
         moved = state._replace(
-            w=_select(ends, fresh_w, state.w + updates),
-            adam=_select(ends, jax.vmap(self._adam().init)(fresh_w), adam),
-            const=_select(ends, const, state.const),
-            lower=_select(ends, lower, state.lower),
-            upper=_select(ends, upper, state.upper),
+            w=select(ends, fresh_w, state.w + updates),
+            adam=select(ends, jax.vmap(self._adam().init)(fresh_w), adam),
+            const=select(ends, const, state.const),
+            lower=select(ends, lower, state.lower),
+            upper=select(ends, upper, state.upper),
             round=round_,
-            iteration=_select(ends, jnp.zeros_like(iteration), iteration),
+            iteration=select(ends, jnp.zeros_like(iteration), iteration),
             round_won=round_won & ~ends,
-            last_loss=_select(ends, jnp.full_like(loss, jnp.inf), last_loss),
-            best_images=_select(better, images, state.best_images),
-            best_distance=_select(better & wins, distance, state.best_distance),
-            best_margin=_select(better, margin, state.best_margin),
+            last_loss=select(ends, jnp.full_like(loss, jnp.inf), last_loss),
+            best_images=select(better, images, state.best_images),
+            best_distance=select(better & won, distance, state.best_distance),
+            best_margin=select(better, margin, state.best_margin),
             done=round_ >= self.binary_search_steps,
             queries=state.queries + 1,
-            oracle_state=(),
+            oracle_state=oracle_state,
         )
-        frozen = _select(state.done, state._replace(oracle_state=()), moved)
-        return frozen._replace(oracle_state=oracle_state)
+        return freeze(state, moved)
 
     def result(self, oracle: Oracle, state: CarliniWagnerState) -> Result:
-        oracle_state, logits = oracle(state.oracle_state, state.best_images)
-        margin = goal_margin(logits, state.labels, targeted=self.targeted)
-        slack = RECHECK_TOLERANCE * (1.0 + jnp.abs(self.confidence))
-        squared = jnp.sum((state.best_images - state.clean) ** 2, axis=(1, 2, 3))
-        return Result(
-            images=state.best_images,
-            success=(margin > 0) & (margin >= self.confidence - slack),
-            distance=jnp.sqrt(squared),
-            queries=state.queries + 1,
-            oracle_state=oracle_state,
+        return finish(
+            oracle,
+            state,
+            state.best_images,
+            distance="l2",
+            targeted=self.targeted,
+            confidence=self.confidence,
         )
 
     def _adam(self) -> optax.GradientTransformation:
         return optax.adam(self.step_size)
-
-    def _wins(self, margin):
-        return (margin > 0) & (margin >= self.confidence)
 
     def _round_ends(self, iteration, loss, last_loss):
         """Whether the round is over for each example (B,), and the loss to compare with next."""
@@ -180,15 +174,6 @@ def _next_const(const, lower, upper, won):
     lower = jnp.where(won, lower, jnp.maximum(lower, const))
     bracketed = jnp.isfinite(upper)
     return jnp.where(bracketed, (lower + upper) / 2.0, const * GROWTH), lower, upper
-
-
-def _select(condition, if_true, if_false):
-    """`where` over two pytrees whose leaves start with the batch; condition is (B,) bool."""
-
-    def leaf(a, b):
-        return jnp.where(condition.reshape(condition.shape + (1,) * (jnp.ndim(a) - 1)), a, b)
-
-    return jax.tree.map(leaf, if_true, if_false)
 
 
 def carlini_wagner_l2(

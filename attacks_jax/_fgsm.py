@@ -6,9 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
+from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
 from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._examples import select
+from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import Loss, cross_entropy, goal_margin
+from attacks_jax._outcome import finish
 
 
 class FGSMState(NamedTuple):
@@ -22,7 +25,7 @@ class FGSMState(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(OneStage):
     eps: float | jax.Array
     loss: Loss = field(metadata={"static": True})
     targeted: bool = field(metadata={"static": True})
@@ -39,32 +42,25 @@ class FGSM:
         return FGSMState(images, labels, images, done, queries, oracle_state)
 
     def step(self, oracle: Oracle, state: FGSMState) -> FGSMState:
-        def total_loss(images):
-            oracle_state, logits = oracle(state.oracle_state, images)
-            return self.loss(logits, state.labels, images).sum(), (oracle_state, logits)
+        def loss(logits, images):
+            return self.loss(logits, state.labels, images)
 
-        gradient, (oracle_state, logits) = jax.grad(total_loss, has_aux=True)(state.clean)
-        direction = jnp.where(jnp.isfinite(gradient), jnp.sign(gradient), 0.0)
-        direction = -direction if self.targeted else direction
+        gradient, _, logits, oracle_state = input_gradient(
+            oracle, state.oracle_state, state.clean, loss
+        )
+        direction = -jnp.sign(gradient) if self.targeted else jnp.sign(gradient)
         moved = jnp.clip(state.clean + self.eps * direction, *self.bounds)
         # An image that is already misclassified needs no perturbation.
         already = goal_margin(logits, state.labels, targeted=self.targeted) > 0
         return state._replace(
-            images=jnp.where(already[:, None, None, None], state.clean, moved),
+            images=select(already, state.clean, moved),
             done=jnp.ones_like(state.done),
             queries=state.queries + 1,
             oracle_state=oracle_state,
         )
 
     def result(self, oracle: Oracle, state: FGSMState) -> Result:
-        oracle_state, logits = oracle(state.oracle_state, state.images)
-        return Result(
-            images=state.images,
-            success=goal_margin(logits, state.labels, targeted=self.targeted) > 0,
-            distance=jnp.max(jnp.abs(state.images - state.clean), axis=(1, 2, 3), initial=0.0),
-            queries=state.queries + 1,
-            oracle_state=oracle_state,
-        )
+        return finish(oracle, state, state.images, distance="linf", targeted=self.targeted)
 
 
 def fgsm(
@@ -91,3 +87,27 @@ def fgsm(
     """
     check_positive(eps=eps, or_zero=True)
     return FGSM(eps, loss, targeted, check_bounds(bounds))
+
+
+def least_likely(
+    *, eps: float | jax.Array = 0.1, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Attack:
+    """x - eps * sign(grad_x CE(f(x), y_LL)), clipped: one step towards the least likely class y_LL.
+
+    Kurakin, Goodfellow and Bengio, "Adversarial Machine Learning at Scale" (2017), section 2.2;
+    CMAG's eq. 1 with the smallest probability's label. y_LL is the oracle's own, of the clean
+    image; `labels` are the true classes, and any other class is a success.
+
+    Args:
+      eps: the step, in units of the pixels. Traced.
+      bounds: the lowest and the highest value of a pixel.
+
+    Raises:
+      ValueError: a negative eps, bounds that are no interval.
+    """
+    return fgsm(eps=eps, loss=_away_from_the_least_likely, bounds=bounds)
+
+
+def _away_from_the_least_likely(logits, labels, images):
+    del labels
+    return -cross_entropy(logits, jnp.argmin(logits, axis=-1), images)

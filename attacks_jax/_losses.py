@@ -1,4 +1,9 @@
-"""What attackers maximise. A loss maps (logits, labels, images) to one value an example."""
+"""What attackers maximise. A loss maps (logits, labels, images) to one value an example.
+
+A loss grows as an example moves away from the label: untargeted attacks raise it with the true
+classes, targeted ones lower it with the targets. A function of one's own takes the place of any,
+the score of a detector included: that is what makes an attack adaptive.
+"""
 
 from collections.abc import Callable
 
@@ -13,6 +18,31 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, images: jax.Array) -> ja
     """Cross-entropy of `logits` (B, K) against `labels` (B,): (B,), in nats. Ignores `images`."""
     del images
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def margin(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array:
+    """The best other class's logit minus the label's: (B,), above zero where the label lost."""
+    del images
+    return -lead(logits, labels)
+
+
+def dlr(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array:
+    """The difference-of-logits ratio: (B,). Croce and Hein, "Reliable evaluation of adversarial
+    robustness" (2020), eq. 6: the margin over the gap between the first and the third logit, so
+    that scaling the logits changes nothing. With two classes the gap is to the second."""
+    del images
+    best = jnp.sort(logits, axis=-1)[:, ::-1]
+    gap = best[:, 0] - best[:, min(2, best.shape[1] - 1)]
+    return -lead(logits, labels) / (gap + 1e-12)
+
+
+def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> jax.Array:
+    """DLR towards `targets` (B,) for true classes `labels` (B,): (B,). Eq. 7 of the same paper:
+    -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)."""
+    best = jnp.sort(logits, axis=-1)[:, ::-1]
+    third, fourth = (best[:, min(rank, best.shape[1] - 1)] for rank in (2, 3))
+    own, goal = (jnp.take_along_axis(logits, c[:, None], axis=1)[:, 0] for c in (labels, targets))
+    return (goal - own) / (best[:, 0] - (third + fourth) / 2 + 1e-12)
 
 
 def lead(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Who drives an attack's steps: decided here, and nowhere else."""
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -9,10 +10,7 @@ from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result, as_partial
 from attacks_jax._checks import check_batch, check_classes, is_traced
-
-# How many steps a host loop dispatches before it asks whether everybody is done: asking waits
-# for the device, dispatching does not. An oracle that remembers is asked nothing in vain.
-STEPS_BETWEEN_CHECKS = 20
+from attacks_jax._host_loop import host_loop
 
 
 def run(
@@ -61,13 +59,16 @@ def run(
     if traced:
         raise ValueError("loop='host' can't run inside jit, vmap or grad; use loop='compiled'")
 
+    return _result(attack, oracle, _drive(attack, oracle, oracle_state, key, images, labels))
+
+
+def _drive(attack, oracle, oracle_state, key, images, labels):
+    """All of the attack's steps, each a call of a jitted function: the state in the end."""
     state = _init(attack, oracle, oracle_state, key, images, labels)
-    remembers = bool(jax.tree.leaves(oracle_state))
-    for i in range(attack.num_steps):
-        if (remembers or i % STEPS_BETWEEN_CHECKS == 0) and bool(state.done.all()):
-            break
-        state = _step(attack, oracle, state)
-    return _result(attack, oracle, state)
+    for stage, steps in enumerate(attack.stages):
+        state = _next_stage(attack, oracle, state) if stage else state
+        state = host_loop(partial(_step, attack, oracle), state, steps, attack.independent)
+    return state
 
 
 @jax.jit
@@ -86,20 +87,31 @@ def _step(attack, oracle, state):
 
 
 @jax.jit
+def _next_stage(attack, oracle, state):
+    return attack.next_stage(oracle, state)
+
+
+@jax.jit
 def _result(attack, oracle, state):
     return attack.result(oracle, state)
 
 
 @jax.jit
 def _run_compiled(attack, oracle, oracle_state, key, images, labels):
+    state = attack.init(oracle, oracle_state, key, images, labels)
+    for stage, steps in enumerate(attack.stages):
+        state = attack.next_stage(oracle, state) if stage else state
+        state = _compiled_loop(partial(attack.step, oracle), state, steps)
+    return attack.result(oracle, state)
+
+
+def _compiled_loop(step, state, steps):
     def unfinished(carry):
         i, state = carry
-        return (i < attack.num_steps) & ~state.done.all()
+        return (i < steps) & ~state.done.all()
 
     def advance(carry):
         i, state = carry
-        return i + 1, attack.step(oracle, state)
+        return i + 1, step(state)
 
-    state = attack.init(oracle, oracle_state, key, images, labels)
-    _, state = lax.while_loop(unfinished, advance, (0, state))
-    return attack.result(oracle, state)
+    return lax.while_loop(unfinished, advance, (0, state))[1]

@@ -20,12 +20,13 @@ def torch_twin(network: CNN, params: Any) -> Any:
 
     weights = params["params"]
     modules: list[Any] = []
-    names = [f"conv{i}" for i in range(1, len(network.channels))] + ["feature_maps"]
-    for name in names:
-        kernel = np.asarray(weights[name]["kernel"])  # (h, w, in, out)
-        convolution = nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding="same")
-        _fill(convolution, kernel.transpose(3, 2, 0, 1), weights[name]["bias"])
-        modules += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
+    for names in network.convolution_names():
+        for name in names:
+            kernel = np.asarray(weights[name]["kernel"])  # (h, w, in, out)
+            convolution = nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding="same")
+            _fill(convolution, kernel.transpose(3, 2, 0, 1), weights[name]["bias"])
+            modules += [convolution, nn.ReLU()]
+        modules.append(nn.MaxPool2d(2))
 
     class ToNHWC(nn.Module):  # Flax flattens channel-last feature maps
         def forward(self, x):

@@ -13,6 +13,7 @@ class VictimConfig:
     """Everything that determines a trained victim beside the data set and the seed."""
 
     channels: tuple[int, ...] = (32, 64)  # a block of convolution, ReLU and 2x2 pooling each
+    convolutions: int = 1  # in each block; two or more make the network VGG-like
     dense: int = 128  # the hidden layer between feature maps and logits
     dropout: float = 0.5  # before the logits, in training
     standardise: bool = False  # subtract each image's mean, divide by its standard deviation
@@ -22,7 +23,7 @@ class VictimConfig:
     learning_rate: float = 1e-3  # Adam's, falling to zero along a cosine
 
     def __post_init__(self) -> None:
-        for name in ("dense", "epochs", "batch_size"):
+        for name in ("convolutions", "dense", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
         if not self.channels or min(self.channels) < 1:
@@ -43,6 +44,7 @@ class CNN(nn.Module):
 
     classes: int
     channels: tuple[int, ...]
+    convolutions: int
     dense: int
     dropout: float
     standardise: bool
@@ -50,10 +52,10 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
         x = _standardise(images) if self.standardise else images
-        for block, channels in enumerate(self.channels, start=1):
-            last = block == len(self.channels)
-            x = nn.Conv(channels, (3, 3), name="feature_maps" if last else f"conv{block}")(x)
-            x = _max_pool(nn.relu(x))
+        for names, channels in zip(self.convolution_names(), self.channels, strict=True):
+            for name in names:
+                x = nn.relu(nn.Conv(channels, (3, 3), name=name)(x))
+            x = _max_pool(x)
         feature_maps = x
         x = nn.relu(
             nn.Dense(self.dense, name="hidden")(x.reshape(x.shape[0], math.prod(x.shape[1:])))
@@ -61,9 +63,27 @@ class CNN(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return feature_maps, nn.Dense(self.classes, name="logits")(x)
 
+    def convolution_names(self) -> list[list[str]]:
+        """The names of the convolutions, block by block: conv1 (conv1_2, ...), conv2, ...,
+        feature_maps."""
+        blocks = []
+        for block in range(1, len(self.channels) + 1):
+            names = [f"conv{block}"]
+            names += [f"conv{block}_{i}" for i in range(2, self.convolutions + 1)]
+            blocks.append(names)
+        blocks[-1][-1] = "feature_maps"
+        return blocks
+
 
 def make_cnn(classes: int, config: VictimConfig) -> CNN:
-    return CNN(classes, config.channels, config.dense, config.dropout, config.standardise)
+    return CNN(
+        classes,
+        config.channels,
+        config.convolutions,
+        config.dense,
+        config.dropout,
+        config.standardise,
+    )
 
 
 def _standardise(images: jax.Array) -> jax.Array:

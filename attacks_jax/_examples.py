@@ -1,0 +1,97 @@
+"""What is done to each example of a batch by itself: selecting, measuring, projecting, drawing."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Norm = Literal["linf", "l2", "l1", "l0"]
+PIXELS = (1, 2, 3)  # the axes of one image in a batch
+TINY = 1e-12  # keeps a division by a norm of zero at zero
+
+
+def expand(values: jax.Array, like: jax.Array) -> jax.Array:
+    """One value an example (B,), shaped to broadcast over `like` (B, ...)."""
+    return values.reshape(values.shape + (1,) * (jnp.ndim(like) - 1))
+
+
+def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
+    """`where` over two pytrees whose leaves start with the batch; condition is (B,) bool."""
+
+    def leaf(a, b):
+        return jnp.where(expand(condition, a), a, b)
+
+    return jax.tree.map(leaf, if_true, if_false)
+
+
+def freeze(state: Any, moved: Any) -> Any:
+    """The state after a step: `moved`, but for the examples that were done before it.
+
+    The oracle remembers what it was asked, whoever was done: its state is `moved`'s.
+    """
+    kept = select(state.done, state._replace(oracle_state=()), moved._replace(oracle_state=()))
+    return kept._replace(oracle_state=moved.oracle_state)
+
+
+def norm(perturbation: jax.Array, kind: Norm) -> jax.Array:
+    """The norm of each perturbation (B, H, W, C): (B,). l0 counts pixels, not their channels."""
+    if kind == "linf":
+        return jnp.max(jnp.abs(perturbation), axis=PIXELS, initial=0.0)
+    if kind == "l2":
+        return jnp.sqrt(jnp.sum(perturbation**2, axis=PIXELS))
+    if kind == "l1":
+        return jnp.sum(jnp.abs(perturbation), axis=PIXELS)
+    changed = jnp.any(perturbation != 0, axis=-1)
+    return jnp.sum(changed, axis=(1, 2)).astype(jnp.float32)
+
+
+def steepest(gradient: jax.Array, kind: Norm) -> jax.Array:
+    """The direction of norm 1 along which each linear function (B, H, W, C) rises most."""
+    if kind == "linf":
+        return jnp.sign(gradient)
+    return gradient / jnp.maximum(expand(norm(gradient, "l2"), gradient), TINY)
+
+
+def project(
+    images: jax.Array, clean: jax.Array, eps: Any, kind: Norm, bounds: tuple[float, float]
+) -> jax.Array:
+    """Each image moved into the ball of radius `eps` around its clean image, and the bounds."""
+    if kind == "linf":
+        return jnp.clip(jnp.clip(images, clean - eps, clean + eps), *bounds)
+    delta = images - clean
+    length = expand(norm(delta, "l2"), delta)
+    return jnp.clip(clean + delta * jnp.minimum(1.0, eps / jnp.maximum(length, TINY)), *bounds)
+
+
+def random_start(
+    keys: jax.Array, clean: jax.Array, eps: Any, kind: Norm, bounds: tuple[float, float]
+) -> jax.Array:
+    """Uniform in the ball of radius `eps` around each clean image, within the bounds."""
+
+    def draw(key, image):
+        if kind == "linf":
+            return eps * jax.random.uniform(key, image.shape, minval=-1.0, maxval=1.0)
+        # The first n coordinates of a point on the sphere in n + 2 dimensions fill the n-ball.
+        normal = jax.random.normal(key, (image.size + 2,))
+        return eps * (normal / jnp.linalg.norm(normal))[: image.size].reshape(image.shape)
+
+    return jnp.clip(clean + jax.vmap(draw)(keys, clean), *bounds)
+
+
+def example_keys(key: jax.Array, images: jax.Array) -> jax.Array:
+    """A key an example (B,), from the key and the image's own pixels.
+
+    Not from its place in the batch: so that what is drawn for an image is the same alone, in any
+    batch and in any chunk.
+    """
+    bits = lax.bitcast_convert_type(images.reshape(images.shape[0], -1), jnp.uint32)
+    with jax.ensure_compile_time_eval():  # odd multipliers: a sum modulo 2^32 has no order
+        odd = jax.random.bits(jax.random.key(0), bits.shape[1:], jnp.uint32) | 1
+    digests = jnp.sum((bits ^ (bits >> 15)) * odd, axis=1, dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, digests)
+
+
+def fold(keys: jax.Array, number: Any) -> jax.Array:
+    """Each example's key (B,) folded with a number, one for all or one each (B,)."""
+    return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(number, keys.shape))

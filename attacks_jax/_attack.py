@@ -95,16 +95,3 @@ def as_partial(function: Callable) -> Partial:
     """The function as a pytree, so that `jit` traces the arrays bound to it (a network's
     weights, say) instead of baking them in, and recognises the function when it comes again."""
     return function if isinstance(function, Partial) else Partial(function)
-
-
-def stateless(logits_fn: Callable[[Images], Logits]) -> Oracle:
-    """Lifts a classifier, `images (B, H, W, C) -> logits (B, K)`, into an oracle without memory.
-
-    Bind weights with `jax.tree_util.Partial(apply, params)`: they are then traced rather than
-    compiled in, and attacks on retrained weights reuse the compiled program.
-    """
-    return Partial(_stateless, as_partial(logits_fn))
-
-
-def _stateless(logits_fn, oracle_state, images):
-    return oracle_state, logits_fn(images)

@@ -9,18 +9,24 @@ import jax.numpy as jnp
 import optax
 
 from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
+from attacks_jax._carlini_wagner import (
+    Best,
+    Bisection,
+    Rounds,
+    advance,
+    bisect,
+    first_round,
+    nearest,
+    only_clean,
+    start_bisection,
+    to_images,
+    to_tanh_space,
+)
 from attacks_jax._checks import check_bounds, check_positive
-from attacks_jax._examples import freeze, select
+from attacks_jax._examples import PIXELS, freeze, select
 from attacks_jax._gradients import finite
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins
-
-# Pixels are drawn this far into the open interval before arctanh, as in the authors' code.
-INSIDE = 0.999999
-# A round of the search is given up when a tenth of it lowered the loss by less than this share.
-WORTHWHILE = 0.9999
-# The c that rules a search without an upper bound multiplies by, as in the authors' code.
-GROWTH = 10.0
 
 
 class CarliniWagnerState(NamedTuple):
@@ -30,16 +36,9 @@ class CarliniWagnerState(NamedTuple):
     labels: Labels  # (B,)
     w: jax.Array  # (B, H, W, C): the image in tanh space
     adam: Any  # optax state, each leaf (B, ...)
-    const: jax.Array  # (B,) c, the weight of the classification term
-    lower: jax.Array  # (B,) the largest c that failed
-    upper: jax.Array  # (B,) the smallest c that succeeded, or inf
-    round: jax.Array  # (B,) int32: rounds of the search over c that are behind it
-    iteration: jax.Array  # (B,) int32: steps of Adam within the round
-    round_won: jax.Array  # (B,) bool: whether this c has succeeded
-    last_loss: jax.Array  # (B,) the loss at the last look whether to go on
-    best_images: Images  # (B, H, W, C)
-    best_distance: jax.Array  # (B,) squared l2 of the nearest success, inf before the first
-    best_margin: jax.Array  # (B,) the attacker's margin of `best_images`
+    search: Bisection  # over c, a round each
+    rounds: Rounds
+    best: Best  # by squared l2
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32
     oracle_state: OracleState
@@ -64,26 +63,18 @@ class CarliniWagnerL2(OneStage):
     def init(self, oracle, oracle_state, key, images, labels) -> CarliniWagnerState:
         del key
         batch = images.shape[0]
-        zeros, infinite = (jnp.full(batch, v, jnp.float32) for v in (0.0, jnp.inf))
         oracle_state, logits = oracle(oracle_state, images)
         margin = goal_margin(logits, labels, targeted=self.targeted)
         already = wins(margin, self.confidence)
-        w = self._to_tanh_space(images)
+        w = to_tanh_space(images, self.bounds)
         return CarliniWagnerState(
             clean=images,
             labels=labels,
             w=w,
             adam=jax.vmap(self._adam().init)(w),
-            const=jnp.full(batch, self.initial_const, jnp.float32),
-            lower=zeros,
-            upper=infinite,
-            round=jnp.zeros(batch, jnp.int32),
-            iteration=jnp.zeros(batch, jnp.int32),
-            round_won=jnp.zeros(batch, bool),
-            last_loss=infinite,
-            best_images=images,
-            best_distance=jnp.where(already, 0.0, jnp.inf),
-            best_margin=margin,
+            search=start_bisection(self.initial_const, batch),
+            rounds=first_round(batch),
+            best=only_clean(images, margin, already),
             done=already,
             queries=jnp.ones(batch, jnp.int32),
             oracle_state=oracle_state,
@@ -93,45 +84,34 @@ class CarliniWagnerL2(OneStage):
         """One step of Adam for every example, and, where a round ends, the next c."""
 
         def total_loss(w):
-            images = self._to_images(w)
+            images = to_images(w, self.bounds)
             oracle_state, logits = oracle(state.oracle_state, images)
             margin = goal_margin(logits, state.labels, targeted=self.targeted)
-            distance = jnp.sum((images - state.clean) ** 2, axis=(1, 2, 3))
-            loss = distance + state.const * jnp.maximum(self.confidence - margin, 0.0)
+            distance = jnp.sum((images - state.clean) ** 2, axis=PIXELS)
+            loss = distance + state.search.const * jnp.maximum(self.confidence - margin, 0.0)
             return loss.sum(), (oracle_state, images, margin, distance, loss)
 
         gradient, aux = jax.grad(total_loss, has_aux=True)(state.w)
         oracle_state, images, margin, distance, loss = aux
-
-        # Keep the nearest success; before the first success, whatever came closest to one.
         won = wins(margin, self.confidence)
-        found = jnp.isfinite(state.best_distance)
-        better = jnp.where(
-            won, distance < state.best_distance, ~found & (margin > state.best_margin)
-        )
-        round_won = state.round_won | won
-
         updates, adam = jax.vmap(self._adam().update)(finite(gradient), state.adam)
-        iteration = state.iteration + 1
-        ends, last_loss = self._round_ends(iteration, loss, state.last_loss)
-        const, lower, upper = _next_const(state.const, state.lower, state.upper, round_won)
-        round_ = state.round + ends
+        rounds, ends = advance(
+            state.rounds,
+            loss,
+            steps=self.steps_per_round,
+            abort_early=self.abort_early,
+            solved=False,
+        )
 
-        fresh_w = self._to_tanh_space(state.clean)
+        # Every round starts at the clean image.
+        fresh = to_tanh_space(state.clean, self.bounds)
         moved = state._replace(
-            w=select(ends, fresh_w, state.w + updates),
-            adam=select(ends, jax.vmap(self._adam().init)(fresh_w), adam),
-            const=select(ends, const, state.const),
-            lower=select(ends, lower, state.lower),
-            upper=select(ends, upper, state.upper),
-            round=round_,
-            iteration=select(ends, jnp.zeros_like(iteration), iteration),
-            round_won=round_won & ~ends,
-            last_loss=select(ends, jnp.full_like(loss, jnp.inf), last_loss),
-            best_images=select(better, images, state.best_images),
-            best_distance=select(better & won, distance, state.best_distance),
-            best_margin=select(better, margin, state.best_margin),
-            done=round_ >= self.binary_search_steps,
+            w=select(ends, fresh, state.w + updates),
+            adam=select(ends, jax.vmap(self._adam().init)(fresh), adam),
+            search=bisect(state.search, won, ends),
+            rounds=rounds,
+            best=nearest(state.best, images, distance, margin, won),
+            done=rounds.behind >= self.binary_search_steps,
             queries=state.queries + 1,
             oracle_state=oracle_state,
         )
@@ -141,7 +121,7 @@ class CarliniWagnerL2(OneStage):
         return finish(
             oracle,
             state,
-            state.best_images,
+            state.best.images,
             distance="l2",
             targeted=self.targeted,
             confidence=self.confidence,
@@ -149,31 +129,6 @@ class CarliniWagnerL2(OneStage):
 
     def _adam(self) -> optax.GradientTransformation:
         return optax.adam(self.step_size)
-
-    def _round_ends(self, iteration, loss, last_loss):
-        """Whether the round is over for each example (B,), and the loss to compare with next."""
-        ends = iteration >= self.steps_per_round
-        if not self.abort_early:
-            return ends, last_loss
-        looks = iteration % max(self.steps_per_round // 10, 1) == 0
-        stalled = looks & (loss > WORTHWHILE * last_loss)
-        return ends | stalled, jnp.where(looks, loss, last_loss)
-
-    def _to_tanh_space(self, images):
-        low, high = self.bounds
-        return jnp.arctanh(INSIDE * (2.0 * (images - low) / (high - low) - 1.0))
-
-    def _to_images(self, w):
-        low, high = self.bounds
-        return jnp.clip(low + (high - low) * (jnp.tanh(w) + 1.0) / 2.0, low, high)
-
-
-def _next_const(const, lower, upper, won):
-    """The binary search over c: halve the bracket, or grow c while it has no upper end."""
-    upper = jnp.where(won, jnp.minimum(upper, const), upper)
-    lower = jnp.where(won, lower, jnp.maximum(lower, const))
-    bracketed = jnp.isfinite(upper)
-    return jnp.where(bracketed, (lower + upper) / 2.0, const * GROWTH), lower, upper
 
 
 def carlini_wagner_l2(

@@ -71,3 +71,11 @@ def check_positive(*, or_zero: bool = False, **options) -> None:
         if isinstance(value, int | float) and not (0 <= value < np.inf and (value or or_zero)):
             expected = "0 or above" if or_zero else "a number above 0"
             raise ValueError(f"expected {name} to be {expected}, got {value}")
+
+
+def check_choice(**options) -> None:
+    """Raises ValueError for an option (value, allowed values) that is none of those allowed."""
+    for name, (value, allowed) in options.items():
+        if value not in allowed:
+            among = ", ".join(repr(choice) for choice in allowed)
+            raise ValueError(f"expected {name} to be one of {among}, got {value!r}")

@@ -1,7 +1,7 @@
 """Who drives an attack's steps: decided here, and nowhere else."""
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,9 @@ from jax import lax
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result, as_partial
 from attacks_jax._checks import check_batch, check_classes, is_traced
 from attacks_jax._host_loop import host_loop
+from attacks_jax._learning import Learning
+
+Loop = Literal["auto", "host", "compiled"]
 
 
 def run(
@@ -21,7 +24,7 @@ def run(
     labels: Labels | np.ndarray,
     *,
     oracle_state: OracleState = (),
-    loop: Literal["auto", "host", "compiled"] = "auto",
+    loop: Loop = "auto",
 ) -> Result:
     """Runs an attack to its end.
 
@@ -48,6 +51,44 @@ def run(
         none = jnp.zeros(0, jnp.float32)
         return Result(images, none.astype(bool), none, none.astype(jnp.int32), oracle_state)
     oracle = as_partial(oracle)
+    final = _final_state(attack, oracle, oracle_state, key, images, labels, loop)
+    return _result(attack, oracle, final)
+
+
+def fit(
+    attack: Any,
+    oracle: Oracle,
+    key: jax.Array,
+    images: Images | np.ndarray,
+    labels: Labels | np.ndarray,
+    *,
+    oracle_state: OracleState = (),
+    loop: Loop = "auto",
+) -> Any:
+    """Trains an attack that learns (`patch`, `atn`) on images, to be run on others.
+
+    Args: as `run` has them; at least one image.
+
+    Returns:
+      The attack, which now has what it learnt as `.trained` and makes no further steps: `run`
+      applies it, to each example independently of its batch-mates.
+
+    Raises:
+      ValueError: as `run`; an attack that does not learn; no images.
+    """
+    if not isinstance(attack, Learning):
+        raise ValueError(
+            f"expected an attack that learns (patch, atn), got {type(attack).__name__}"
+        )
+    images, labels = check_batch(images, labels, attack.bounds)
+    if not images.shape[0]:
+        raise ValueError("expected at least one image to learn from, got none")
+    oracle = as_partial(oracle)
+    return attack.learnt(_final_state(attack, oracle, oracle_state, key, images, labels, loop))
+
+
+def _final_state(attack, oracle, oracle_state, key, images, labels, loop):
+    """The attack's state when all its steps are made."""
     check_classes(labels, _query.eval_shape(oracle, oracle_state, images)[1].shape)
     traced = is_traced(key, *jax.tree.leaves((attack, oracle, images, labels, oracle_state)))
     if loop not in ("auto", "host", "compiled"):
@@ -55,11 +96,10 @@ def run(
     if loop == "auto":
         loop = "host" if jax.default_backend() == "cpu" and not traced else "compiled"
     if loop == "compiled":
-        return _run_compiled(attack, oracle, oracle_state, key, images, labels)
+        return _drive_compiled(attack, oracle, oracle_state, key, images, labels)
     if traced:
         raise ValueError("loop='host' can't run inside jit, vmap or grad; use loop='compiled'")
-
-    return _result(attack, oracle, _drive(attack, oracle, oracle_state, key, images, labels))
+    return _drive(attack, oracle, oracle_state, key, images, labels)
 
 
 def _drive(attack, oracle, oracle_state, key, images, labels):
@@ -97,12 +137,12 @@ def _result(attack, oracle, state):
 
 
 @jax.jit
-def _run_compiled(attack, oracle, oracle_state, key, images, labels):
+def _drive_compiled(attack, oracle, oracle_state, key, images, labels):
     state = attack.init(oracle, oracle_state, key, images, labels)
     for stage, steps in enumerate(attack.stages):
         state = attack.next_stage(oracle, state) if stage else state
         state = _compiled_loop(partial(attack.step, oracle), state, steps)
-    return attack.result(oracle, state)
+    return state
 
 
 def _compiled_loop(step, state, steps):

@@ -19,10 +19,14 @@ def host_loop(step: Callable[[Any], Any], state: Any, steps: int, independent: b
     examples end early takes the time of the steps that they need, not of the slowest example's.
     That asks for independent examples and an oracle without memory.
     """
-    shrinks = independent and not jax.tree.leaves(state.oracle_state) and _on_one_device(state)
+    remembers = bool(jax.tree.leaves(state.oracle_state))
+    shrinks = independent and not remembers and _on_one_device(state)
     whole, rows = None, None  # the whole batch's state, and where the examples at hand belong
+    known = state.done
     for i in range(steps):
-        done = np.asarray(state.done)
+        # Who was done a step ago: to ask about the last step would wait for it. What remembers
+        # is asked nothing in vain; others may be, and nothing comes of it.
+        done = np.asarray(state.done if remembers else known)
         if done.all():
             break
         size = _shrunk(len(done), int((~done).sum()))
@@ -31,6 +35,7 @@ def host_loop(step: Callable[[Any], Any], state: Any, steps: int, independent: b
             whole = state if whole is None else _put(whole, rows, state)
             rows = order if rows is None else rows[order]
             state = _take(whole, rows)
+        known = state.done
         state = step(state)
     return state if whole is None else _put(whole, rows, state)
 

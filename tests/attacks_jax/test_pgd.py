@@ -45,9 +45,7 @@ def test_one_step_of_bim_is_fgsm():
 
 def test_l2_pgd_follows_the_gradient_of_length_one():
     weights = np.array([2, 4, -2, 1], np.float32).reshape(1, 2, 2, 1)
-    attack = attacks_jax.pgd(
-        eps=0.2, step_size=0.1, num_steps=2, norm="l2", random_start=False
-    )
+    attack = attacks_jax.pgd(eps=0.2, step_size=0.1, num_steps=2, norm="l2", random_start=False)
     expected = IMAGE - 0.2 * weights / np.linalg.norm(weights)
     np.testing.assert_allclose(on_linear(attack).images, expected, atol=1e-5)
 

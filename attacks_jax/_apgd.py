@@ -149,13 +149,13 @@ class APGD(OneStage):
             iteration=iteration,
             done=won,
             queries=state.queries + 1,
-            oracle_state=oracle_state,
+            oracle_state=(),  # the batch's, not an example's
         )
         ends = (iteration > self.steps) & ~won
         round_ = round_ + ends
         over = round_ == self._rounds
-        moved = select(ends, self._next_round(moved, round_, over, oracle_state), moved)
-        return freeze(state, moved)
+        moved = select(ends, self._next_round(moved, round_, over), moved)
+        return freeze(state, moved._replace(oracle_state=oracle_state))
 
     def result(self, oracle: Oracle, state: APGDState) -> Result:
         return finish(oracle, state, state.images, distance=self.norm, targeted=self.targeted)
@@ -169,7 +169,7 @@ class APGD(OneStage):
         inertia = expand(jnp.where(state.iteration == 0, 1.0, INERTIA), here)
         return into_the_ball(here + inertia * (ahead - here) + (1 - inertia) * (here - previous))
 
-    def _next_round(self, state: APGDState, round_, over, oracle_state) -> APGDState:
+    def _next_round(self, state: APGDState, round_, over) -> APGDState:
         """From a new random start, with nothing learnt; after the last round, the best image."""
         fresh = select(over, state.best_images, self._start(state.keys, round_, state.clean))
         worst = jnp.full_like(state.last_loss, -jnp.inf)
@@ -185,7 +185,6 @@ class APGD(OneStage):
             iteration=jnp.zeros_like(state.iteration),
             round=round_,
             done=over,
-            oracle_state=oracle_state,
         )
 
     def _first_step_size(self, batch):

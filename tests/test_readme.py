@@ -11,10 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
 
 
 @pytest.fixture(scope="module", name="run_folder")
@@ -43,6 +44,12 @@ def test_the_other_examples_run_as_they_stand(run_folder, monkeypatch):
         exec(example, {})
 
 
+@pytest.mark.parametrize("document", DOCUMENTS[1:], ids=lambda path: path.name)
+def test_the_examples_of_the_documents_run_as_they_stand(document):
+    for example in blocks("python", document.read_text()):
+        exec(example, {})
+
+
 def test_ci_runs_the_readme_s_test_command():
     (command,) = [b.strip() for b in blocks("sh") if "-m pytest" in b and "slow" not in b]
     steps = command.split(" && ")
@@ -51,9 +58,12 @@ def test_ci_runs_the_readme_s_test_command():
         assert step.replace(".venv/bin/", '"$venv"/bin/') in script
 
 
-def test_the_tables_are_what_the_command_beside_them_prints():
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_tables_are_what_the_command_beside_them_prints(document):
     shown = re.findall(
-        r"```sh\n(python -m experiments.report .*?)```\n\n(.*?)\n\n(?!\||\*\*)", README, flags=re.S
+        r"```sh\n(python -m experiments.report .*?)```\n\n(.*?)\n\n(?!\||\*\*)",
+        document.read_text(),
+        flags=re.S,
     )
     assert shown
     for command, printed in shown:
@@ -65,6 +75,6 @@ def test_the_tables_are_what_the_command_beside_them_prints():
 
 def test_every_number_s_source_is_committed():
     """Every results folder that README or docs name holds a results.json."""
-    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for file in DOCUMENTS:
         for folder in re.findall(r"results/[a-z0-9_-]+", file.read_text()):
             assert (ROOT / folder / "results.json").is_file(), f"{file.name}: {folder}"

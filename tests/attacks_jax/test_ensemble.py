@@ -24,7 +24,12 @@ def l2(result):
 
 
 def test_each_example_gets_the_nearest_of_the_successes():
-    members = [attacks_jax.deepfool(), attacks_jax.fgsm(eps=0.03), attacks_jax.bim(eps=0.02)]
+    stops = {"early_stop": True, "num_steps": 20}
+    members = [
+        attacks_jax.bim(eps=0.3, step_size=0.006, **stops),
+        attacks_jax.pgd(eps=0.5, step_size=0.031, norm="l2", random_start=False, **stops),
+        attacks_jax.fgsm(eps=0.01),
+    ]
     together = run(attacks_jax.ensemble(members, norm="l2"))
     alone = [run(member) for member in members]
     distances = np.stack([np.where(r.success, l2(r), np.inf) for r in alone])

@@ -92,7 +92,7 @@ def test_a_network_carries_over_to_other_images(targeted):
     result = attacks_jax.run(
         trained, ORACLE, KEY, others, np.zeros(40, int) if targeted else labels
     )
-    assert np.mean(result.success) > 0.9
+    assert np.mean(result.success) > 0.7  # before: none, or a quarter
     assert np.all(result.queries == 2)
 
 

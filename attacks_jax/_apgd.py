@@ -9,8 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
-from attacks_jax._checks import check_bounds, check_choice, check_positive
+from attacks_jax._attack import (
+    Attack,
+    Images,
+    Labels,
+    OneStage,
+    Oracle,
+    OracleState,
+    Result,
+    as_partial,
+)
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import (
     example_keys,
     expand,
@@ -59,17 +68,16 @@ class APGD(OneStage):
     steps: int = field(metadata={"static": True})
     restarts: int = field(metadata={"static": True})
     num_targets: int = field(metadata={"static": True})
-    loss: Loss = field(metadata={"static": True})
+    loss: Loss
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
 
     @property
     def num_steps(self) -> int:
-        return self._rounds * (self.steps + 1)
+        return self.restarts * max(self.num_targets, 1) * (self.steps + 1)
 
-    @property
-    def _rounds(self) -> int:
-        return self.restarts * max(self.num_targets, 1)
+    def _rounds_among(self, classes: int) -> int:
+        return self.restarts * min(max(self.num_targets, 1), max(classes - 1, 1))
 
     def init(self, oracle, oracle_state, key, images, labels) -> APGDState:
         batch = images.shape[0]
@@ -79,7 +87,7 @@ class APGD(OneStage):
         is_label = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
         ranked = jnp.argsort(jnp.where(is_label, -jnp.inf, logits), axis=1, descending=True)
         zeros, nothing = jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool)
-        worst = jnp.full(batch, -jnp.inf)
+        worst = jnp.full(batch, -jnp.inf, jnp.float32)
         start = select(already, images, self._start(keys, 0, images))
         return APGDState(
             clean=images,
@@ -105,7 +113,7 @@ class APGD(OneStage):
 
     def step(self, oracle: Oracle, state: APGDState) -> APGDState:
         """A look at the images, and, unless the round ends here, a step on: algorithm 1."""
-        rank = state.round // self.restarts % max(state.ranked.shape[1] - 1, 1)
+        rank = state.round // self.restarts
         target = jnp.take_along_axis(state.ranked, rank[:, None], axis=1)[:, 0]
 
         def rising(logits, images):  # what the attacker raises
@@ -153,7 +161,7 @@ class APGD(OneStage):
         )
         ends = (iteration > self.steps) & ~won
         round_ = round_ + ends
-        over = round_ == self._rounds
+        over = round_ >= self._rounds_among(state.ranked.shape[1])
         moved = select(ends, self._next_round(moved, round_, over), moved)
         return freeze(state, moved._replace(oracle_state=oracle_state))
 
@@ -221,7 +229,8 @@ def apgd(
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
     """Auto-PGD: momentum, a step size of 2 eps that is halved where progress stalls (going back to
-    the best image), each example by its own loss: algorithm 1 of the paper, section 3.
+    the best image), each example by its own loss: algorithm 1 of the paper, section 3. Random
+    starts are uniform in the ball; the authors' code scales them to its surface.
 
     With `loss=cross_entropy` it is APGD-CE, with `loss=dlr` APGD-DLR, with `num_targets=9` APGD-T:
     one round towards each of the nine likeliest other classes, by the targeted DLR loss (eq. 7),
@@ -240,9 +249,13 @@ def apgd(
     Raises:
       ValueError: options out of their range; `targeted` together with `num_targets`.
     """
-    check_positive(eps=eps, num_targets=num_targets, or_zero=True)
-    check_positive(num_steps=num_steps, restarts=restarts)
+    check_positive(eps=eps, or_zero=True)
+    check_counts(num_targets=num_targets, or_zero=True)
+    check_counts(num_steps=num_steps, restarts=restarts)
     check_choice(norm=(norm, ("linf", "l2")))
     if targeted and num_targets:
         raise ValueError("expected true labels with num_targets: it chooses its targets itself")
-    return APGD(eps, norm, num_steps, restarts, num_targets, loss, targeted, check_bounds(bounds))
+    return APGD(
+        eps, norm, num_steps, restarts, num_targets, as_partial(loss), targeted,
+        check_bounds(bounds),
+    )  # fmt: skip

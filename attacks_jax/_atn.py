@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._examples import PIXELS, select
 from attacks_jax._gradients import finite
 from attacks_jax._learning import Learning, draw_rows
@@ -180,7 +180,8 @@ def atn(
       ValueError: options out of their range.
     """
     check_positive(beta=beta, alpha=alpha, confidence=confidence, or_zero=True)
-    check_positive(num_steps=num_steps, step_size=step_size, batch_size=batch_size)
+    check_positive(step_size=step_size)
+    check_counts(num_steps=num_steps, batch_size=batch_size)
     network = Perturbation() if network is None else network
     return ATN(
         None, beta, alpha, confidence, step_size, network, num_steps, batch_size, targeted,

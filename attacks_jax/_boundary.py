@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attacks_jax._attack import Attack, Images
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._decisions import (
     DecisionAttack,
     gaussian,
@@ -205,7 +205,7 @@ def boundary(
       ValueError: an option that is not above zero, a step_adaptation below one, bounds that are
         no interval; from `run`, starting points of another shape than the images.
     """
-    check_positive(num_steps=num_steps, init_attempts=init_attempts)
+    check_counts(num_steps=num_steps, init_attempts=init_attempts)
     check_positive(
         spherical_step=spherical_step, source_step=source_step, step_adaptation=step_adaptation
     )

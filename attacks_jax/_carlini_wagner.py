@@ -28,6 +28,13 @@ def to_images(w: jax.Array, bounds: tuple[float, float]) -> Images:
     return jnp.clip(low + (high - low) * (jnp.tanh(w) + 1.0) / 2.0, low, high)
 
 
+def width(bounds: tuple[float, float]) -> float:
+    """What pixels are measured in, so that other bounds change no search: distances are squared
+    and weighed against logits."""
+    low, high = bounds
+    return high - low
+
+
 class Best(NamedTuple):
     """The nearest success; before the first success, whatever came closest to one."""
 
@@ -38,7 +45,8 @@ class Best(NamedTuple):
 
 def only_clean(images: Images, margin: jax.Array, already: jax.Array) -> Best:
     """Before the first step; `already` (B,) are the images that are adversarial as they come."""
-    return Best(images, jnp.where(already, 0.0, jnp.inf), margin)
+    distance = jnp.where(already, jnp.float32(0.0), jnp.inf)
+    return Best(images, distance, margin)
 
 
 def nearest(

@@ -1,6 +1,7 @@
 """The l0 attack of Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks"
 (2017), section VI.B."""
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
 from attacks_jax._carlini_wagner import (
@@ -19,8 +21,9 @@ from attacks_jax._carlini_wagner import (
     only_clean,
     to_images,
     to_tanh_space,
+    width,
 )
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._examples import PIXELS, expand, freeze, norm, select
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import goal_margin
@@ -30,6 +33,8 @@ from attacks_jax._outcome import finish, wins
 AT_ONCE = 0.3
 # A pixel with a larger share than this in what was achieved is the last to be forbidden at once.
 MATTERS = 0.01
+# A pixel that moved by less, as a share of the bounds' width, has not moved.
+SAME = 1e-6
 
 
 class CarliniWagnerL0State(NamedTuple):
@@ -91,6 +96,7 @@ class CarliniWagnerL0(OneStage):
         """One step of Adam for every example; where a round ends, fewer pixels or a larger c."""
         images, to_w = jax.vjp(partial(_changed, state, self.bounds), state.w)
         delta = images - state.clean
+        unit = delta / width(self.bounds)
         asked = input_gradient(
             oracle,
             state.oracle_state,
@@ -99,7 +105,7 @@ class CarliniWagnerL0(OneStage):
         )
         margin = asked.values
         won = wins(margin, self.confidence)
-        loss = jnp.sum(delta**2, axis=PIXELS)
+        loss = jnp.sum(unit**2, axis=PIXELS)
         loss = loss + state.const * jnp.maximum(self.confidence - margin, 0.0)
         rounds, ends = advance(
             state.rounds,
@@ -110,7 +116,9 @@ class CarliniWagnerL0(OneStage):
         )
 
         # The l2 problem's own step; where it is solved, Adam starts anew with fewer pixels.
-        (gradient,) = to_w(2.0 * delta - expand(state.const, delta) * asked.gradient)
+        (gradient,) = to_w(
+            2.0 * unit / width(self.bounds) - expand(state.const, delta) * asked.gradient
+        )
         updates, adam = jax.vmap(self._adam().update)(gradient, state.adam)
         allowed = select(won, _without_least(state.allowed, delta, asked.gradient), state.allowed)
         const = jnp.where(ends & ~won, state.const * self.const_factor, state.const)
@@ -130,10 +138,13 @@ class CarliniWagnerL0(OneStage):
         return freeze(state, moved)
 
     def result(self, oracle: Oracle, state: CarliniWagnerL0State) -> Result:
+        # Through tanh a pixel that stands on a bound comes back a little inside of it.
+        clean, best = state.clean, state.best.images
+        same = jnp.all(jnp.abs(best - clean) <= SAME * width(self.bounds), axis=-1, keepdims=True)
         return finish(
             oracle,
             state,
-            state.best.images,
+            jnp.where(same, clean, best),
             distance="l0",
             targeted=self.targeted,
             confidence=self.confidence,
@@ -162,9 +173,11 @@ def _without_least(allowed, delta, gradient):
     at_once = jnp.ceil(AT_ONCE * jnp.sqrt(norm(delta, "l0"))).astype(jnp.int32)
     count = jnp.maximum(jnp.minimum(negligible + 1, at_once), 1)
 
-    order = jnp.argsort(jnp.where(candidates, matters, jnp.inf), axis=1)
-    rank = jnp.argsort(order, axis=1)
-    return (candidates & (rank >= count[:, None])).reshape(allowed.shape)
+    most = math.ceil(AT_ONCE * math.sqrt(matters.shape[1]))
+    _, least = lax.top_k(-jnp.where(candidates, matters, jnp.inf), most)
+    forbidden = jnp.arange(most) < count[:, None]
+    rows = jnp.arange(len(matters))[:, None]
+    return candidates.at[rows, least].min(~forbidden).reshape(allowed.shape)
 
 
 def carlini_wagner_l0(
@@ -201,7 +214,7 @@ def carlini_wagner_l0(
     Args:
       confidence: kappa, in logits. Traced.
       num_steps: the most steps of Adam in a round, which has one c and one set of pixels.
-      step_size: Adam's learning rate. Traced.
+      step_size: Adam's learning rate, in tanh space. Traced.
       initial_const: the first c. Traced.
       largest_const: the c at which no fewer pixels are tried. Traced.
       const_factor: what c is multiplied by after a round that failed, above 1. Traced.
@@ -216,7 +229,8 @@ def carlini_wagner_l0(
     """
     check_positive(confidence=confidence, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const, largest_const=largest_const)
-    check_positive(num_steps=num_steps, max_rounds=max_rounds, const_factor=const_factor)
+    check_positive(const_factor=const_factor)
+    check_counts(num_steps=num_steps, max_rounds=max_rounds)
     if isinstance(const_factor, int | float) and const_factor <= 1:
         raise ValueError(f"expected const_factor to be above 1, got {const_factor}")
     return CarliniWagnerL0(

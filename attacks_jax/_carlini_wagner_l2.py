@@ -21,8 +21,9 @@ from attacks_jax._carlini_wagner import (
     start_bisection,
     to_images,
     to_tanh_space,
+    width,
 )
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._examples import PIXELS, freeze, select
 from attacks_jax._gradients import finite
 from attacks_jax._losses import goal_margin
@@ -87,7 +88,8 @@ class CarliniWagnerL2(OneStage):
             images = to_images(w, self.bounds)
             oracle_state, logits = oracle(state.oracle_state, images)
             margin = goal_margin(logits, state.labels, targeted=self.targeted)
-            distance = jnp.sum((images - state.clean) ** 2, axis=PIXELS)
+            change = (images - state.clean) / width(self.bounds)
+            distance = jnp.sum(change**2, axis=PIXELS)
             loss = distance + state.search.const * jnp.maximum(self.confidence - margin, 0.0)
             return loss.sum(), (oracle_state, images, margin, distance, loss)
 
@@ -155,7 +157,7 @@ def carlini_wagner_l2(
     Args:
       confidence: kappa, in logits; CMAG attacks with 9, 19 and 29. Traced.
       num_steps: steps of Adam in each round of the search over c.
-      step_size: Adam's learning rate. Traced.
+      step_size: Adam's learning rate, in tanh space. Traced.
       binary_search_steps: rounds of the search over c.
       initial_const: the first c. Traced.
       abort_early: end a round of an example that no longer makes progress.
@@ -168,7 +170,7 @@ def carlini_wagner_l2(
     """
     check_positive(confidence=confidence, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const)
-    check_positive(num_steps=num_steps, binary_search_steps=binary_search_steps)
+    check_counts(num_steps=num_steps, binary_search_steps=binary_search_steps)
     return CarliniWagnerL2(
         confidence,
         step_size,

@@ -18,8 +18,9 @@ from attacks_jax._carlini_wagner import (
     only_clean,
     to_images,
     to_tanh_space,
+    width,
 )
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._examples import PIXELS, expand, freeze, norm, select
 from attacks_jax._gradients import finite
 from attacks_jax._losses import goal_margin
@@ -77,7 +78,7 @@ class CarliniWagnerLinf(OneStage):
             labels=labels,
             w=w,
             adam=jax.vmap(self._adam().init)(w),
-            tau=jnp.full(batch, self._range(), jnp.float32),
+            tau=jnp.ones(batch, jnp.float32),
             const=jnp.full(batch, self.initial_const, jnp.float32),
             rounds=first_round(batch),
             best=only_clean(images, margin, already),
@@ -93,14 +94,14 @@ class CarliniWagnerLinf(OneStage):
             images = to_images(w, self.bounds)
             oracle_state, logits = oracle(state.oracle_state, images)
             margin = goal_margin(logits, state.labels, targeted=self.targeted)
-            moved = jnp.abs(images - state.clean)
+            moved = jnp.abs(images - state.clean) / width(self.bounds)
             excess = jnp.sum(jnp.maximum(moved - expand(state.tau, moved), 0.0), axis=PIXELS)
             loss = excess + state.const * jnp.maximum(self.confidence - margin, 0.0)
             return loss.sum(), (oracle_state, images, margin, loss)
 
         gradient, aux = jax.grad(total_loss, has_aux=True)(state.w)
         oracle_state, images, margin, loss = aux
-        distance = norm(images - state.clean, "linf")
+        distance = norm(images - state.clean, "linf") / width(self.bounds)
         won = wins(margin, self.confidence)
         solved = won & (loss < SOLVED * state.const)
         rounds, ends = advance(
@@ -124,7 +125,7 @@ class CarliniWagnerLinf(OneStage):
             const=const,
             rounds=rounds,
             best=nearest(state.best, images, distance, margin, won),
-            done=(tau <= self.smallest_tau * self._range())
+            done=(tau <= self.smallest_tau)
             | (const >= self.largest_const)
             | (rounds.behind >= self.max_rounds),
             queries=state.queries + 1,
@@ -144,10 +145,6 @@ class CarliniWagnerLinf(OneStage):
 
     def _adam(self) -> optax.GradientTransformation:
         return optax.adam(self.step_size)
-
-    def _range(self) -> float:
-        low, high = self.bounds
-        return high - low
 
 
 def carlini_wagner_linf(
@@ -183,7 +180,7 @@ def carlini_wagner_linf(
     Args:
       confidence: kappa, in logits. Traced.
       num_steps: the most steps of Adam in a round.
-      step_size: Adam's learning rate. Traced.
+      step_size: Adam's learning rate, in tanh space. Traced.
       initial_const: the first c. Traced.
       largest_const: the c at which an example is given up. Traced.
       const_factor: what c is multiplied by after a round that failed, above 1. Traced.
@@ -201,7 +198,8 @@ def carlini_wagner_linf(
     """
     check_positive(confidence=confidence, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const, largest_const=largest_const)
-    check_positive(num_steps=num_steps, max_rounds=max_rounds, smallest_tau=smallest_tau)
+    check_positive(smallest_tau=smallest_tau)
+    check_counts(num_steps=num_steps, max_rounds=max_rounds)
     check_positive(const_factor=const_factor, decrease_factor=decrease_factor)
     if isinstance(const_factor, int | float) and const_factor <= 1:
         raise ValueError(f"expected const_factor to be above 1, got {const_factor}")

@@ -42,7 +42,7 @@ def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
             f"expected labels ({images.shape[0]},) of an integer type,"
             f" got {labels.dtype} {labels.shape}"
         )
-    return jnp.asarray(images), labels
+    return jnp.asarray(images), labels.astype(jnp.int32)
 
 
 def check_classes(labels: jax.Array, logits_shape: tuple[int, ...]) -> None:
@@ -62,15 +62,37 @@ def check_bounds(bounds) -> tuple[float, float]:
     return low, high
 
 
-def check_positive(*, or_zero: bool = False, **options) -> None:
-    """Raises ValueError for an option that is not a finite number above zero (or zero).
+def check_key(key) -> None:
+    """Raises ValueError unless it is one typed key."""
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or jnp.shape(key):
+        got = f"{key.dtype} {jnp.shape(key)}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"expected one typed key, jax.random.key(seed), got {got}")
 
-    Arrays are left unchecked: they may be traced.
+
+def check_positive(*, or_zero: bool = False, **options) -> None:
+    """Raises ValueError for an option that is not one finite number above zero (or zero).
+
+    Traced values are left unchecked.
     """
     for name, value in options.items():
-        if isinstance(value, int | float) and not (0 <= value < np.inf and (value or or_zero)):
+        if is_traced(value):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float | np.generic | jax.Array):
+            raise ValueError(f"expected {name} to be a number, got {value!r}")
+        if np.ndim(value):
+            raise ValueError(f"expected {name} to be one number, got shape {np.shape(value)}")
+        if not (0 <= float(value) < np.inf and (value or or_zero)):
             expected = "0 or above" if or_zero else "a number above 0"
             raise ValueError(f"expected {name} to be {expected}, got {value}")
+
+
+def check_counts(*, or_zero: bool = False, **options) -> None:
+    """Raises ValueError for an option that is not a whole number above zero (or zero)."""
+    check_positive(or_zero=or_zero, **options)
+    for name, value in options.items():
+        if not isinstance(value, int | np.integer):
+            raise ValueError(f"expected {name} to be a whole number, got {value!r}")
 
 
 def check_choice(**options) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from attacks_jax._attack import Images
+from attacks_jax._checks import describe
 from attacks_jax._examples import TINY, Norm
 from attacks_jax._queries import QueryAttack, QueryState, step_key
 
@@ -38,7 +39,9 @@ class DecisionAttack(QueryAttack):
         height, width, _ = example.clean.shape
         low, high = self.bounds
         # Folded once more: the noise has the step's own key.
-        grain, share, cover = jax.random.uniform(jax.random.fold_in(step_key(example), 1), (3,))
+        grain, share, cover = jax.random.uniform(
+            jax.random.fold_in(step_key(example), 1), (3,), jnp.float32
+        )
         block = GRAIN ** jnp.floor(GRAINS * grain).astype(jnp.int32)
         rows, cols = (jnp.arange(n) // block * block for n in (height, width))
         blocks = low + (high - low) * (noise[rows[:, None], cols] + 1) / 2
@@ -51,19 +54,21 @@ class DecisionAttack(QueryAttack):
 
 def check_starting_points(points: Any, images: Images) -> Images:
     """Raises ValueError unless there is a starting point for each image."""
-    if jnp.shape(points) != images.shape:
-        raise ValueError(f"expected starting_points {images.shape}, got {jnp.shape(points)}")
-    return jnp.asarray(points, images.dtype)
+    if jnp.shape(points) != images.shape or points.dtype != images.dtype:
+        expected = f"expected starting_points {images.shape} {images.dtype}"
+        raise ValueError(f"{expected}, got {describe(points)}")
+    return jnp.nan_to_num(points)
 
 
 def uniform_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Uniform in the open interval (-1, 1)."""
-    return jax.random.uniform(key, shape, minval=jnp.nextafter(-1.0, 0.0), maxval=1.0)
+    lowest = jnp.nextafter(jnp.float32(-1), jnp.float32(0))
+    return jax.random.uniform(key, shape, jnp.float32, lowest, 1.0)
 
 
 def gaussian(noise: jax.Array) -> jax.Array:
     """The same noise as a standard normal one: drawing it again costs more than all the rest."""
-    return jnp.sqrt(2.0) * jax.lax.erf_inv(noise)
+    return 2.0**0.5 * jax.lax.erf_inv(noise)
 
 
 def pulled(image: jax.Array, clean: jax.Array, share: Any, kind: Norm) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._examples import PIXELS, TINY, expand, freeze, select
 from attacks_jax._gradients import pull_back
 from attacks_jax._losses import goal_margin
@@ -119,7 +119,7 @@ def deepfool(
     Raises:
       ValueError: fewer than two candidates, other options out of their range.
     """
-    check_positive(num_steps=num_steps)
+    check_counts(num_steps=num_steps)
     check_positive(overshoot=overshoot, or_zero=True)
     if candidates < 2:
         raise ValueError(f"expected candidates of at least 2, got {candidates}")

@@ -18,8 +18,9 @@ from attacks_jax._carlini_wagner import (
     nearest,
     only_clean,
     start_bisection,
+    width,
 )
-from attacks_jax._checks import check_bounds, check_choice, check_positive
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import PIXELS, expand, freeze, norm, select
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import goal_margin
@@ -86,20 +87,23 @@ class EAD(OneStage):
             return margin, state.search.const * jnp.maximum(self.confidence - margin, 0.0)
 
         def smooth_loss(logits, images):
-            return margin_and_hinge(logits)[1] + jnp.sum((images - state.clean) ** 2, axis=PIXELS)
+            change = (images - state.clean) / width(self.bounds)
+            return margin_and_hinge(logits)[1] + jnp.sum(change**2, axis=PIXELS)
 
         asked = input_gradient(oracle, state.oracle_state, state.ahead, smooth_loss)
         k = expand(state.rounds.iteration.astype(jnp.float32), state.clean)
         step_size = self.step_size * jnp.sqrt(1.0 - k / self.steps_per_round)
-        images = self._shrink(state.ahead - step_size * asked.gradient, state.clean)
+        stride = step_size * width(self.bounds) ** 2  # of the gradient by the pixels, and for them
+        images = self._shrink(state.ahead - stride * asked.gradient, state.clean)
         ahead = jnp.clip(images + k / (k + 3.0) * (images - state.images), *self.bounds)
 
         # What is sparse and within the bounds is another image: the oracle is asked about it.
         oracle_state, logits = oracle(asked.oracle_state, images)
         margin, hinge = margin_and_hinge(logits)
         won = wins(margin, self.confidence)
-        l1 = norm(images - state.clean, "l1")
-        elastic = jnp.sum((images - state.clean) ** 2, axis=PIXELS) + self.beta * l1
+        change = (images - state.clean) / width(self.bounds)
+        l1 = norm(change, "l1")
+        elastic = jnp.sum(change**2, axis=PIXELS) + self.beta * l1
         rounds, ends = advance(
             state.rounds,
             hinge + elastic,
@@ -134,9 +138,9 @@ class EAD(OneStage):
 
     def _shrink(self, images, clean):
         """Every change made smaller by beta, or none where it is smaller than that."""
-        change = images - clean
-        shrunk = jnp.sign(change) * (jnp.abs(change) - self.beta)
-        return jnp.where(jnp.abs(change) > self.beta, jnp.clip(clean + shrunk, *self.bounds), clean)
+        change, beta = images - clean, self.beta * width(self.bounds)
+        shrunk = jnp.sign(change) * (jnp.abs(change) - beta)
+        return jnp.where(jnp.abs(change) > beta, jnp.clip(clean + shrunk, *self.bounds), clean)
 
 
 def ead(
@@ -170,10 +174,10 @@ def ead(
     Args:
       confidence: kappa, in logits. Traced.
       num_steps: steps of FISTA in each round of the search over c.
-      step_size: the first step size of a round. Traced.
+      step_size: the first step size of a round, for pixels in [0, 1]. Traced.
       binary_search_steps: rounds of the search over c.
       initial_const: the first c. Traced.
-      beta: the weight of the l1 norm; zero for l2 alone. Traced.
+      beta: the weight of the l1 norm, for pixels in [0, 1]; zero for l2 alone. Traced.
       decision_rule: "EN" for the least elastic-net distance, "L1" for the least l1 norm.
       abort_early: end a round of an example that no longer makes progress.
       targeted: whether the labels given to `run` are targets.
@@ -185,7 +189,7 @@ def ead(
     """
     check_positive(confidence=confidence, beta=beta, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const)
-    check_positive(num_steps=num_steps, binary_search_steps=binary_search_steps)
+    check_counts(num_steps=num_steps, binary_search_steps=binary_search_steps)
     check_choice(decision_rule=(decision_rule, ("EN", "L1")))
     return EAD(
         confidence,

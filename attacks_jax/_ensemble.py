@@ -79,7 +79,7 @@ class Ensemble:
             keys=jnp.broadcast_to(key, (batch,)),
             images=images,
             found=zeros.astype(bool),
-            distance=jnp.full(batch, jnp.inf),
+            distance=jnp.full(batch, jnp.inf, jnp.float32),
             spent=zeros,
             member=self.members[0].init(oracle, oracle_state, key, images, labels),
             at_work=0,
@@ -132,7 +132,6 @@ def ensemble(
     *,
     norm: Norm = "linf",
     cascade: bool = False,
-    targeted: bool = False,
 ) -> Attack:
     """The worst case of each example over several attacks: the nearest of their successes.
 
@@ -140,21 +139,24 @@ def ensemble(
     effort is returned. Queries are the members' together.
 
     Args:
-      attacks: what other functions of this library return; they share their bounds.
+      attacks: what other functions of this library return, with the same bounds, all targeted or
+        none.
       norm: what "nearest" is measured in, and distances given in.
       cascade: attack with each only what those before it have not fooled: for attacks of one
         budget, of which any success will do.
-      targeted: whether the labels given to `run` are targets: as the members were made.
 
     Raises:
-      ValueError: no attacks, or attacks with different bounds.
+      ValueError: no attacks, or attacks that differ in their bounds or in `targeted`.
     """
     members = tuple(attacks)
     bounds = sorted({member.bounds for member in members})
     if len(bounds) != 1:
         raise ValueError(f"expected at least one attack, and the same bounds, got {bounds}")
     check_choice(norm=(norm, ("linf", "l2", "l1", "l0")))
-    return Ensemble(members, norm, cascade, targeted)
+    targeted = {getattr(member, "targeted", False) for member in members}
+    if len(targeted) != 1:
+        raise ValueError("expected attacks that are all targeted, or none of them, got both")
+    return Ensemble(members, norm, cascade, targeted.pop())
 
 
 def auto_attack(

@@ -71,9 +71,9 @@ def random_start(
 
     def draw(key, image):
         if kind == "linf":
-            return eps * jax.random.uniform(key, image.shape, minval=-1.0, maxval=1.0)
+            return eps * jax.random.uniform(key, image.shape, image.dtype, -1.0, 1.0)
         # The first n coordinates of a point on the sphere in n + 2 dimensions fill the n-ball.
-        normal = jax.random.normal(key, (image.size + 2,))
+        normal = jax.random.normal(key, (image.size + 2,), image.dtype)
         return eps * (normal / jnp.linalg.norm(normal))[: image.size].reshape(image.shape)
 
     return jnp.clip(clean + jax.vmap(draw)(keys, clean), *bounds)

@@ -6,7 +6,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
+from attacks_jax._attack import (
+    Attack,
+    Images,
+    Labels,
+    OneStage,
+    Oracle,
+    OracleState,
+    Result,
+    as_partial,
+)
 from attacks_jax._checks import check_bounds, check_positive
 from attacks_jax._examples import select
 from attacks_jax._gradients import input_gradient
@@ -27,7 +36,7 @@ class FGSMState(NamedTuple):
 @dataclass(frozen=True)
 class FGSM(OneStage):
     eps: float | jax.Array
-    loss: Loss = field(metadata={"static": True})
+    loss: Loss
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
 
@@ -86,7 +95,7 @@ def fgsm(
       ValueError: a negative eps, bounds that are no interval.
     """
     check_positive(eps=eps, or_zero=True)
-    return FGSM(eps, loss, targeted, check_bounds(bounds))
+    return FGSM(eps, as_partial(loss), targeted, check_bounds(bounds))
 
 
 def least_likely(

@@ -54,5 +54,5 @@ def pull_back(
         return logits, after
 
     logits, backward, after = jax.vjp(forward, images, has_aux=True)
-    (gradients,) = jax.vmap(backward)(cotangents(logits))
+    (gradients,) = jax.vmap(backward)(cotangents(logits).astype(logits.dtype))
     return finite(gradients), logits, after

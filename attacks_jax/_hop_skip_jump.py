@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attacks_jax._attack import Attack, Images
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._decisions import (
     DecisionAttack,
     gaussian,
@@ -60,7 +60,7 @@ class HopSkipJump(DecisionAttack):
 
     def start(self, example: QueryState, answer: Answer) -> HopSkipJumpMemory:
         del answer
-        zero, zeros = jnp.zeros(()), jnp.zeros_like(example.clean)
+        zero, zeros = jnp.float32(0), jnp.zeros_like(example.clean)
         phase, left, first = (jnp.int32(n) for n in (SEARCH, self.init_attempts, 1))
         return HopSkipJumpMemory(
             None, phase, left, first, example.clean, zero, zeros, zeros, zero, zero
@@ -195,8 +195,9 @@ def hop_skip_jump(
       ValueError: an option that is not above zero, a norm of another name, bounds that are no
         interval; from `run`, starting points of another shape than the images.
     """
-    check_positive(num_steps=num_steps, gamma=gamma, init_attempts=init_attempts)
-    check_positive(
+    check_positive(gamma=gamma)
+    check_counts(num_steps=num_steps, init_attempts=init_attempts)
+    check_counts(
         initial_gradient_queries=initial_gradient_queries,
         max_gradient_queries=max_gradient_queries,
     )

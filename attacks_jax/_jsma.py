@@ -109,7 +109,7 @@ def best_pairs(
     pick = [
         jnp.take_along_axis(shortlist, place[:, None], axis=1)[:, 0] for place in (first, second)
     ]
-    settled = (best >= bound[:, -1]) | (gain.shape[1] <= SHORTLIST)
+    settled = (best >= jnp.min(bound, axis=1)) | (gain.shape[1] <= SHORTLIST)
     return lax.cond(settled.all(), lambda: (pick[0], pick[1], best), lambda: _try_all(gain, relief))
 
 
@@ -141,7 +141,7 @@ def _try_all(gain, relief):
     products = _product(beside(gain), beside(relief))
     is_first = jax.nn.one_hot(first, gain.shape[1], dtype=bool)
     second = jnp.argmax(jnp.where(is_first, -1.0, products), axis=1)
-    return first, second, jnp.max(of_first, axis=1)
+    return first.astype(jnp.int32), second.astype(jnp.int32), jnp.max(of_first, axis=1)
 
 
 def _product(gain, relief):

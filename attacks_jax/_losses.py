@@ -29,19 +29,22 @@ def margin(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array
 def dlr(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array:
     """The difference-of-logits ratio: (B,). Croce and Hein, "Reliable evaluation of adversarial
     robustness" (2020), eq. 6: the margin over the gap between the first and the third logit, so
-    that scaling the logits changes nothing. With two classes the gap is to the second."""
-    del images
+    that scaling the logits changes nothing. With fewer than three classes it is the margin."""
+    if logits.shape[1] < 3:
+        return margin(logits, labels, images)
     best = jnp.sort(logits, axis=-1)[:, ::-1]
-    gap = best[:, 0] - best[:, min(2, best.shape[1] - 1)]
-    return -lead(logits, labels) / (gap + 1e-12)
+    return -lead(logits, labels) / (best[:, 0] - best[:, 2] + 1e-12)
 
 
 def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> jax.Array:
     """DLR towards `targets` (B,) for true classes `labels` (B,): (B,). Eq. 7 of the same paper:
-    -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)."""
-    best = jnp.sort(logits, axis=-1)[:, ::-1]
-    third, fourth = (best[:, min(rank, best.shape[1] - 1)] for rank in (2, 3))
+    -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2). With three classes z_4 is z_3, with fewer the
+    denominator 1."""
     own, goal = (jnp.take_along_axis(logits, c[:, None], axis=1)[:, 0] for c in (labels, targets))
+    if logits.shape[1] < 3:
+        return goal - own
+    best = jnp.sort(logits, axis=-1)[:, ::-1]
+    third, fourth = best[:, 2], best[:, min(3, best.shape[1] - 1)]
     return (goal - own) / (best[:, 0] - (third + fourth) / 2 + 1e-12)
 
 

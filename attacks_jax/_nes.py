@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attacks_jax._attack import Attack
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._attack import (
+    Attack,
+    as_partial,
+)
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._losses import Loss, cross_entropy
 from attacks_jax._queries import Answer, QueryAttack, QueryState
 
@@ -29,7 +32,7 @@ class NES(QueryAttack):
     momentum: float | jax.Array
     num_steps: int = field(metadata={"static": True})
     samples: int = field(metadata={"static": True})
-    loss: Loss = field(metadata={"static": True})
+    loss: Loss = field()
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
 
@@ -46,7 +49,7 @@ class NES(QueryAttack):
         memory, (turn, round_) = example.memory, self._place(example)
         # Both samples of a pair draw the same noise.
         key = jax.random.fold_in(jax.random.fold_in(example.keys, round_), turn // 2)
-        noise = jax.random.normal(key, memory.image.shape)
+        noise = jax.random.normal(key, memory.image.shape, memory.image.dtype)
         sample = memory.image + jnp.where(turn % 2 == 0, self.sigma, -self.sigma) * noise
 
         momentum = self.momentum * memory.momentum + (1 - self.momentum) * memory.gradient
@@ -126,7 +129,8 @@ def nes(
         option that is not above zero, bounds that are no interval.
     """
     check_positive(eps=eps, momentum=momentum, or_zero=True)
-    check_positive(num_steps=num_steps, samples=samples, sigma=sigma, step_size=step_size)
+    check_positive(sigma=sigma, step_size=step_size)
+    check_counts(num_steps=num_steps, samples=samples)
     if samples % 2:
         raise ValueError(f"expected samples to be an even number, got {samples}")
     if isinstance(momentum, int | float) and momentum >= 1:
@@ -138,7 +142,7 @@ def nes(
         momentum,
         num_steps,
         samples,
-        loss,
+        as_partial(loss),
         targeted,
         check_bounds(bounds),
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from attacks_jax._attack import Attack
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._losses import cross_entropy
 from attacks_jax._queries import Answer, QueryAttack, QueryState, step_key
 
@@ -38,8 +38,12 @@ class OnePixel(QueryAttack):
         return "l0"
 
     def start(self, example: QueryState, answer: Answer) -> OnePixelMemory:
-        none = jnp.zeros((self.population, self.pixels, 2 + example.clean.shape[-1]))
-        return OnePixelMemory(none, none, jnp.full(self.population, -jnp.inf), answer.score)
+        shape = (self.population, self.pixels, 2 + example.clean.shape[-1])
+        none, worst = (
+            jnp.zeros(shape, jnp.float32),
+            jnp.full(self.population, -jnp.inf, jnp.float32),
+        )
+        return OnePixelMemory(none, none, worst, answer.score)
 
     def propose(self, example: QueryState) -> tuple[jax.Array, Any]:
         """The next individual: of the first generation, or a child of the last one."""
@@ -74,8 +78,10 @@ class OnePixel(QueryAttack):
         height, width, channels = example.clean.shape
         low, high = self.bounds
         where, what = jax.random.split(key)
-        places = jax.random.uniform(where, (self.pixels, 2)) * jnp.array([height, width])
-        colours = jax.random.normal(what, (self.pixels, channels))
+        places = jax.random.uniform(where, (self.pixels, 2), jnp.float32) * jnp.array(
+            [height, width], jnp.float32
+        )
+        colours = jax.random.normal(what, (self.pixels, channels), jnp.float32)
         return jnp.concatenate([places, (low + high) / 2 + (high - low) / 2 * colours], axis=1)
 
     def _child(self, key, example):
@@ -138,9 +144,10 @@ def one_pixel(
         that are no interval.
     """
     if num_steps is None:
-        check_positive(generations=generations, or_zero=True)
+        check_counts(generations=generations, or_zero=True)
         num_steps = population * (generations + 1)
-    check_positive(pixels=pixels, population=population, num_steps=num_steps, mutation=mutation)
+    check_positive(mutation=mutation)
+    check_counts(pixels=pixels, population=population, num_steps=num_steps)
     if population < 3:
         raise ValueError(f"expected population to be 3 or above, got {population}")
     return OnePixel(mutation, num_steps, pixels, population, targeted, check_bounds(bounds))

@@ -7,7 +7,7 @@ import jax
 from jax.tree_util import Partial
 
 from attacks_jax._attack import Images, Logits, Oracle, OracleState, as_partial
-from attacks_jax._checks import check_positive
+from attacks_jax._checks import check_counts
 
 
 def stateless(logits_fn: Callable[[Images], Logits]) -> Oracle:
@@ -45,7 +45,7 @@ def eot(oracle: Oracle, *, samples: int) -> Oracle:
     Raises:
       ValueError: samples are not above zero.
     """
-    check_positive(samples=samples)
+    check_counts(samples=samples)
     return Partial(_Mean(samples), as_partial(oracle))
 
 

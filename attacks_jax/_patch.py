@@ -9,8 +9,16 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.ndimage import map_coordinates
 
-from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
-from attacks_jax._checks import check_bounds, check_choice, check_positive
+from attacks_jax._attack import (
+    Attack,
+    Images,
+    Labels,
+    Oracle,
+    OracleState,
+    Result,
+    as_partial,
+)
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import example_keys, select
 from attacks_jax._gradients import finite
 from attacks_jax._learning import Learning, draw_rows
@@ -45,14 +53,15 @@ class Patch(Learning):
     shape: str = field(metadata={"static": True})
     training_steps: int = field(metadata={"static": True})
     batch_size: int = field(metadata={"static": True})
-    loss: Loss = field(metadata={"static": True})
+    loss: Loss
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
 
     def init(self, oracle, oracle_state, key, images, labels) -> PatchState:
         batch = images.shape[0]
         oracle_state, logits = oracle(oracle_state, images)
-        middle = jnp.full((self.size, self.size, images.shape[3]), sum(self.bounds) / 2)
+        shape = (self.size, self.size, images.shape[3])
+        middle = jnp.full(shape, sum(self.bounds) / 2, images.dtype)
         patch = middle if self.trained is None else self.trained
         return PatchState(
             clean=images,
@@ -76,14 +85,15 @@ class Patch(Learning):
         keys = jax.random.split(stick_key, len(rows))
 
         def mean_loss(patch):
-            oracle_state, logits = oracle(state.oracle_state, self.stick(keys, images, patch))
-            return self.loss(logits, labels, images).mean(), oracle_state
+            stuck = self.stick(keys, images, patch)
+            oracle_state, logits = oracle(state.oracle_state, stuck)
+            return self.loss(logits, labels, stuck).mean(), oracle_state
 
         gradient, oracle_state = jax.grad(mean_loss, has_aux=True)(state.patch)
         downhill = finite(gradient) if self.targeted else -finite(gradient)
         updates, adam = self._adam().update(downhill, state.adam)
         return state._replace(
-            patch=jnp.clip(state.patch + updates, *self.bounds),
+            patch=jnp.clip(state.patch + self._range() * updates, *self.bounds),
             adam=adam,
             step=state.step + 1,
             queries=state.queries.at[rows].add(1),
@@ -144,6 +154,10 @@ class Patch(Learning):
     def _adam(self) -> optax.GradientTransformation:
         return optax.adam(self.step_size)
 
+    def _range(self) -> float:
+        low, high = self.bounds
+        return high - low
+
 
 def _mask(size: int, shape: str) -> jax.Array:
     """1 where the patch covers, (size, size)."""
@@ -185,7 +199,7 @@ def patch(
       rotation: the largest angle, in degrees, either way. Traced.
       place: (row, column) of its centre, in pixels; None: anywhere that it fits.
       num_steps: steps of Adam.
-      step_size: Adam's learning rate. Traced.
+      step_size: Adam's learning rate, as a share of the bounds' width. Traced.
       batch_size: images a step. With an oracle that knows its clients by their rows: all of
         them.
       loss: what is raised (untargeted) or lowered (targeted), on average.
@@ -195,12 +209,16 @@ def patch(
     Raises:
       ValueError: options out of their range.
     """
-    check_positive(size=size, num_steps=num_steps, step_size=step_size, batch_size=batch_size)
+    check_positive(step_size=step_size)
+    check_counts(size=size, num_steps=num_steps, batch_size=batch_size)
     check_positive(rotation=rotation, or_zero=True)
     check_choice(shape=(shape, ("circle", "square")))
-    if not 0 < scale[0] <= scale[1]:
+    numbers = all(isinstance(factor, int | float) for factor in scale)
+    if len(scale) != 2 or (numbers and not 0 < scale[0] <= scale[1]):
         raise ValueError(f"expected scale (least, largest) above 0, got {scale}")
+    if place is not None and len(place) != 2:
+        raise ValueError(f"expected place (row, column), got {place}")
     return Patch(
         None, step_size, rotation, scale[0], scale[1], place, size, shape, num_steps, batch_size,
-        loss, targeted, check_bounds(bounds),
+        as_partial(loss), targeted, check_bounds(bounds),
     )  # fmt: skip

@@ -7,8 +7,17 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
-from attacks_jax._checks import check_bounds, check_choice, check_positive
+from attacks_jax._attack import (
+    Attack,
+    Images,
+    Labels,
+    OneStage,
+    Oracle,
+    OracleState,
+    Result,
+    as_partial,
+)
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import (
     TINY,
     example_keys,
@@ -52,7 +61,7 @@ class PGD(OneStage):
     random_start: bool = field(metadata={"static": True})
     restarts: int = field(metadata={"static": True})
     early_stop: bool = field(metadata={"static": True})
-    loss: Loss = field(metadata={"static": True})
+    loss: Loss
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
 
@@ -189,12 +198,14 @@ def pgd(
       ValueError: options out of their range; restarts without a random start.
     """
     check_positive(eps=eps, or_zero=True)
-    check_positive(step_size=step_size, num_steps=num_steps, restarts=restarts)
+    check_positive(step_size=step_size)
+    check_counts(num_steps=num_steps, restarts=restarts)
     check_choice(norm=(norm, ("linf", "l2")))
     if restarts > 1 and not random_start:
         raise ValueError(f"expected a random start with several restarts, got {restarts} without")
     return PGD(
-        eps, step_size, 0.0, norm, num_steps, random_start, restarts, early_stop, loss, targeted,
+        eps, step_size, 0.0, norm, num_steps, random_start, restarts, early_stop,
+        as_partial(loss), targeted,
         check_bounds(bounds),
     )  # fmt: skip
 
@@ -250,11 +261,12 @@ def mifgsm(
       ValueError: options out of their range.
     """
     check_positive(eps=eps, or_zero=True)
-    check_positive(num_steps=num_steps)
+    check_counts(num_steps=num_steps)
     check_positive(decay=decay, or_zero=True)
     step_size = eps / num_steps if step_size is None else step_size
     check_positive(step_size=step_size, or_zero=True)
     return PGD(
-        eps, step_size, decay, "linf", num_steps, False, 1, early_stop, loss, targeted,
+        eps, step_size, decay, "linf", num_steps, False, 1, early_stop,
+        as_partial(loss), targeted,
         check_bounds(bounds),
     )  # fmt: skip

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result, as_partial
-from attacks_jax._checks import check_batch, check_classes, is_traced
+from attacks_jax._checks import check_batch, check_classes, check_key, is_traced
 from attacks_jax._host_loop import host_loop
 from attacks_jax._learning import Learning
 
@@ -46,11 +47,12 @@ def run(
       ValueError: images or labels of the wrong shape, type or range, an oracle whose logits are
         not (B, K), a loop of another name.
     """
+    check_key(key)
     images, labels = check_batch(images, labels, attack.bounds)
     if not images.shape[0]:  # many networks can't be called on nothing
         none = jnp.zeros(0, jnp.float32)
         return Result(images, none.astype(bool), none, none.astype(jnp.int32), oracle_state)
-    oracle = as_partial(oracle)
+    oracle = Partial(_in_float32, as_partial(oracle))
     final = _final_state(attack, oracle, oracle_state, key, images, labels, loop)
     return _result(attack, oracle, final)
 
@@ -80,10 +82,11 @@ def fit(
         raise ValueError(
             f"expected an attack that learns (patch, atn), got {type(attack).__name__}"
         )
+    check_key(key)
     images, labels = check_batch(images, labels, attack.bounds)
     if not images.shape[0]:
         raise ValueError("expected at least one image to learn from, got none")
-    oracle = as_partial(oracle)
+    oracle = Partial(_in_float32, as_partial(oracle))
     return attack.learnt(_final_state(attack, oracle, oracle_state, key, images, labels, loop))
 
 
@@ -109,6 +112,11 @@ def _drive(attack, oracle, oracle_state, key, images, labels):
         state = _next_stage(attack, oracle, state) if stage else state
         state = host_loop(partial(_step, attack, oracle), state, steps, attack.independent)
     return state
+
+
+def _in_float32(oracle, oracle_state, images):
+    oracle_state, logits = oracle(oracle_state, images)
+    return oracle_state, logits.astype(jnp.float32)
 
 
 @jax.jit

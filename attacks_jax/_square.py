@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attacks_jax._attack import Attack
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._attack import (
+    Attack,
+    as_partial,
+)
+from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._examples import TINY
-from attacks_jax._losses import Loss, margin
+from attacks_jax._losses import Loss, cross_entropy, margin
 from attacks_jax._queries import Answer, QueryAttack, QueryState, step_key
 
 # The share of the pixels in a square is halved after each of these iterations of 10,000.
@@ -30,7 +33,7 @@ class Square(QueryAttack):
     p_init: float | jax.Array
     num_steps: int = field(metadata={"static": True})
     norm: Literal["linf", "l2"] = field(metadata={"static": True})
-    loss: Loss = field(metadata={"static": True})
+    loss: Loss = field()
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
 
@@ -88,7 +91,7 @@ class Square(QueryAttack):
 
     def _tiles(self, key, clean):
         height, width, channels = clean.shape
-        side = max(height // TILES, 1)
+        side = max(min(height, width) // TILES, 1)
         margin = max((height - side * TILES) // 2, 0)
         rows, cols = (np.arange(n)[:, None] - margin for n in (height, width))
         down, across = height // side, width // side
@@ -106,7 +109,9 @@ class Square(QueryAttack):
         position, other, flip, colour = jax.random.split(key, 4)
         delta = example.best - example.clean
         side = self._side(example, 3)
-        side = jnp.maximum(side - (side % 2 == 0), 1)
+        largest = min(delta.shape[:2])
+        side = jnp.minimum(side + (side % 2 == 0), largest - (largest % 2 == 0))
+        side = jnp.maximum(side, 1)
         rows, cols = _corner_at_random(position, delta.shape, side)
         target = _in_window(rows, cols, side)[..., None]
         source = _in_window(*_corner_at_random(other, delta.shape, side), side)[..., None]
@@ -152,7 +157,8 @@ def _pattern(rows, cols, side, largest):
     A hill is a pile of ever larger squares, the k-th of height 1 / k^2: m steps from its top its
     height is the sum over the k > m.
     """
-    sums = jnp.concatenate([jnp.zeros(1), jnp.cumsum(1.0 / jnp.arange(1, largest // 2 + 2) ** 2)])
+    sums = jnp.cumsum(1.0 / jnp.arange(1, largest // 2 + 2, dtype=jnp.float32) ** 2)
+    sums = jnp.concatenate([jnp.zeros(1, jnp.float32), sums])
     half = side // 2
     upper = rows < half
     middle = jnp.where(upper, half // 2, half + (side - half) // 2)
@@ -173,7 +179,7 @@ def square(
     num_steps: int = 10_000,
     norm: Literal["linf", "l2"] = "linf",
     p_init: float | jax.Array = 0.05,
-    loss: Loss = margin,
+    loss: Loss | None = None,
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
@@ -193,7 +199,8 @@ def square(
       p_init: the share of the pixels in the first squares. The paper takes 0.1 for l2, the
         authors' code 0.3 for CIFAR-10 and MNIST and 0.8 for robust networks. Traced.
       loss: what the attacker raises (untargeted) or lowers (targeted), a function of
-        (logits (B, K), labels (B,), images (B, H, W, C)) to (B,).
+        (logits (B, K), labels (B,), images (B, H, W, C)) to (B,). None: the margin, or, targeted,
+        cross-entropy, as in the authors' code.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
@@ -202,9 +209,12 @@ def square(
         (0, 1], bounds that are no interval.
     """
     check_positive(eps=eps, or_zero=True)
-    check_positive(num_steps=num_steps, p_init=p_init)
+    check_positive(p_init=p_init)
+    check_counts(num_steps=num_steps)
     if norm not in ("linf", "l2"):
         raise ValueError(f"expected norm 'linf' or 'l2', got {norm!r}")
     if isinstance(p_init, int | float) and p_init > 1:
         raise ValueError(f"expected p_init to be 1 or below, got {p_init}")
-    return Square(eps, p_init, num_steps, norm, loss, targeted, check_bounds(bounds))
+    if loss is None:
+        loss = cross_entropy if targeted else margin
+    return Square(eps, p_init, num_steps, norm, as_partial(loss), targeted, check_bounds(bounds))

@@ -32,6 +32,7 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     preset: Literal["quick", "paper"] = "paper"
     benchmarks: bool = True
+    attack_datasets: tuple[Literal["digits", "mnist", "cifar10"], ...] = ("mnist", "cifar10")
     runs_dir: Path = Path("runs/full")  # one run folder a program, and the cache
     collect_dir: Path | None = None  # copies of every results.json and report.html
     data_dir: Path | None = None
@@ -69,8 +70,9 @@ def plan(config: Config):
             options = [f"--dataset={dataset}", f"--preset={config.preset}", f"--seed={seed}"]
             name = f"cmag-{dataset}-{config.preset}-seed{seed}"
             yield name, ["-m", "experiments.cmag", *options, *places]
-    for dataset in config.datasets if config.benchmarks else ():
-        for what in ("attacks", "detectors"):
+    if config.benchmarks:
+        attacks = [("attacks", dataset) for dataset in config.attack_datasets]
+        for what, dataset in attacks + [("detectors", dataset) for dataset in config.datasets]:
             command = ["-m", "experiments.benchmark", what, f"--dataset={dataset}", *places]
             yield f"benchmark-{what}-{dataset}", command
 

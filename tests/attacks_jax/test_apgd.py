@@ -90,6 +90,19 @@ def test_dlr_is_the_paper_s_and_knows_no_scale():
         np.testing.assert_allclose(attacks_jax.dlr(9 * logits, jnp.array([label]), None), value)
 
 
+def test_with_two_classes_dlr_is_the_margin_and_one_target_is_tried():
+    logits = jnp.array([[2.0, 0.5]])
+    np.testing.assert_allclose(attacks_jax.dlr(logits, jnp.array([0]), None), [-1.5])
+
+    def two(images):
+        return LOGITS(images)[:, :2]
+
+    labels = np.asarray(np.argmax(two(IMAGES), -1))
+    attack = attacks_jax.apgd(eps=0.02, num_steps=10, num_targets=9)
+    result = attacks_jax.run(attack, attacks_jax.stateless(two), KEY, IMAGES, labels)
+    assert result.success.any() and np.max(result.queries) == 1 + 11 + 1
+
+
 def test_targeted_dlr_is_the_paper_s():
     from attacks_jax._losses import targeted_dlr
 

@@ -7,6 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 import attacks_jax
+from attacks_jax._run import _in_float32
 from tests.attacks_jax import toys, zoo
 
 KEY = jax.random.key(0)
@@ -115,6 +116,28 @@ def test_an_oracle_that_remembers_is_asked_as_often_as_is_counted(once):
     if count > 3:  # the re-check is after the third query
         answers = np.roll(LOGITS(result.images), 1, axis=-1).argmax(-1)
         np.testing.assert_array_equal((answers == goals(targeted)) == targeted, result.success)
+
+
+@pytest.mark.parametrize("answer", [jnp.float32, jnp.bfloat16])
+def test_nothing_changes_its_type_with_64_bits_or_with_narrow_logits(case, answer):
+    """Every leaf of the state keeps its shape and type from step to step: nothing is run."""
+    _, attack, _ = case
+
+    def oracle(state, images):
+        return state, (images.reshape(len(images), -1) @ jnp.ones((20, CLASSES), answer)).astype(
+            answer
+        )
+
+    with jax.enable_x64(True):
+        images, labels = jnp.asarray(IMAGES), jnp.asarray(LABELS, jnp.int32)
+        wrapped = Partial(_in_float32, Partial(oracle))  # as `run` does
+        before = jax.eval_shape(lambda key: attack.init(wrapped, (), key, images, labels), KEY)
+        after = jax.eval_shape(lambda state: attack.step(wrapped, state), before)
+        result = jax.eval_shape(lambda state: attack.result(wrapped, state), after)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), after
+    )
+    assert (result.images.dtype, result.distance.dtype) == (jnp.float32, jnp.float32)
 
 
 @pytest.mark.parametrize("logits", [0.0, np.nan])

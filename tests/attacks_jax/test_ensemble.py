@@ -84,5 +84,7 @@ def test_auto_attack_is_as_strong_as_each_member_within_the_ball(norm, eps):
 def test_attacks_that_can_not_be_together_are_refused():
     with pytest.raises(ValueError, match="at least one attack"):
         attacks_jax.ensemble(())
+    with pytest.raises(ValueError, match="all targeted, or none of them"):
+        attacks_jax.ensemble((attacks_jax.fgsm(), attacks_jax.fgsm(targeted=True)))
     with pytest.raises(ValueError, match="the same bounds"):
         attacks_jax.ensemble((attacks_jax.fgsm(), attacks_jax.fgsm(bounds=(-1, 1))))

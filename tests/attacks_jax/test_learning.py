@@ -69,6 +69,17 @@ def test_a_patch_fits_into_the_image_wherever_it_is_stuck():
     assert len(np.unique(places)) > 3
 
 
+def test_a_loss_of_one_s_own_sees_the_images_with_the_patch_on():
+    attack = attacks_jax.patch(
+        size=4,
+        num_steps=5,
+        step_size=0.1,
+        loss=lambda logits, labels, images: images.sum((1, 2, 3)),
+    )
+    trained = attacks_jax.fit(attack, ORACLE, KEY, IMAGES, LABELS)
+    assert np.max(trained.trained) > 0.9  # it brightens
+
+
 def test_a_targeted_patch_carries_over_to_other_images():
     targets = np.zeros(40, int)
     attack = attacks_jax.patch(

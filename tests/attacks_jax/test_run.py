@@ -88,3 +88,32 @@ def test_the_host_loop_inside_jit_is_refused(attack):
     oracle = attacks_jax.stateless(LOGITS)
     with pytest.raises(ValueError, match="compiled"):
         jax.jit(lambda x: attacks_jax.run(attack, oracle, KEY, x, LABELS, loop="host"))(IMAGES)
+
+
+@pytest.mark.parametrize("key", [jax.random.PRNGKey(0), jax.random.split(KEY, 2), 0, None])
+def test_what_is_no_key_is_refused(attack, key):
+    with pytest.raises(ValueError, match=r"expected one typed key, jax.random.key\(seed\), got"):
+        attacks_jax.run(attack, attacks_jax.stateless(LOGITS), key, IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_labels_of_any_integer_type_are_the_same_labels(attack, kind):
+    oracle = attacks_jax.stateless(LOGITS)
+    a, b = (attacks_jax.run(attack, oracle, KEY, IMAGES, LABELS.astype(t)) for t in (kind, int))
+    assert_same(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 2.5}, "expected num_steps to be a whole number, got 2.5"),
+        ({"eps": None}, "expected eps to be a number, got None"),
+        ({"eps": np.array([0.1, 0.2])}, "expected eps to be a number, got"),
+        ({"eps": jnp.array([0.1, 0.2])}, r"expected eps to be one number, got shape \(2,\)"),
+        ({"eps": np.float32(-1)}, "expected eps to be 0 or above, got -1"),
+        ({"restarts": True}, "expected restarts to be a number, got True"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        attacks_jax.pgd(**options)

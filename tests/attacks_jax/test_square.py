@@ -70,6 +70,13 @@ def test_linf_begins_with_stripes_and_each_change_is_one_square():
     assert np.all(np.array(sides[-10:]) == 1)  # the schedule ends with single pixels
 
 
+def test_a_narrow_image_has_its_tiles_too():
+    image = np.full((1, 32, 4, 1), 0.5, np.float32)
+    oracle = attacks_jax.stateless(lambda x: x.reshape(len(x), -1)[:, :2] * 0)
+    result = run(oracle, np.array([0]), image, eps=0.3, norm="l2", num_steps=3)
+    assert np.isfinite(result.images).all()
+
+
 def test_l2_uses_the_whole_ball_in_every_question():
     images = asked(40, eps=0.8, norm="l2", p_init=0.5)
     np.testing.assert_allclose(np.sqrt((images**2).sum((1, 2, 3))), 0.8, rtol=1e-4)

@@ -44,7 +44,8 @@ def test_a_program_that_fails_ends_it_with_its_status(plan, tmp_path):
 def test_the_plan_is_both_programs_at_the_paper_s_preset():
     commands = [" ".join(c) for _, c in full_run.plan(full_run.Config(manual_dir=Path("m")))]
     assert sum("experiments.cmag" in c for c in commands) == 3
-    assert sum("experiments.benchmark" in c for c in commands) == 6
+    assert sum("experiments.benchmark attacks" in c for c in commands) == 2  # MNIST and CIFAR-10
+    assert sum("experiments.benchmark detectors" in c for c in commands) == 3
     assert all("--preset=paper" in c for c in commands if "experiments.cmag" in c)
     assert all("--manual-dir=m" in c for c in commands)
     assert sys.executable not in commands[0]

@@ -71,10 +71,11 @@ def plan(config: Config):
             name = f"cmag-{dataset}-{config.preset}-seed{seed}"
             yield name, ["-m", "experiments.cmag", *options, *places]
     if config.benchmarks:
-        attacks = [("attacks", dataset) for dataset in config.attack_datasets]
-        for what, dataset in attacks + [("detectors", dataset) for dataset in config.datasets]:
-            command = ["-m", "experiments.benchmark", what, f"--dataset={dataset}", *places]
-            yield f"benchmark-{what}-{dataset}", command
+        programs = [("attacks", str(name)) for name in config.attack_datasets]
+        programs += [("detectors", str(name)) for name in config.datasets]
+        for what, name in programs:
+            command = ["-m", "experiments.benchmark", what, f"--dataset={name}", *places]
+            yield f"benchmark-{what}-{name}", command
 
 
 def _run(command: list[str], deadline: float) -> int | None:

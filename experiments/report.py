@@ -65,21 +65,42 @@ def tables(
     found = []
     for name in only or sorted({row["table"] for row in rows}):
         of_table = [row for row in rows if row["table"] == name]
-        columns = list(dict.fromkeys(_column(row) for row in of_table))
-        body = []
-        for line in dict.fromkeys((r["dataset"], r["system"], r["metric"]) for r in of_table):
-            cells = {
-                _column(r): r for r in of_table if (r["dataset"], r["system"], r["metric"]) == line
-            }
-            sizes = sorted({row["n"] for row in cells.values()})
-            n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
-            ours = [_number(cells.get(column, {}).get("value")) for column in columns]
-            body.append([*line, *ours, n])
-            if any(row["paper"] is not None for row in cells.values()):
-                printed = [_number(cells.get(column, {}).get("paper")) for column in columns]
-                body.append(["", "paper", line[2], *printed, ""])
-        found.append((name, ["dataset", "system", "metric", *columns, "n"], body))
+        found.append((name, *(_by_system if name in BY_SYSTEM else _by_metric)(of_table)))
     return found
+
+
+# Tables that compare several systems by several metrics: a line each system, metrics as columns.
+BY_SYSTEM = ("extra/parity",)
+
+
+def _by_metric(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """(header, body): a line each metric of a system, attacks as columns."""
+    columns = list(dict.fromkeys(_column(row) for row in rows))
+    body = []
+    for line in dict.fromkeys((r["dataset"], r["system"], r["metric"]) for r in rows):
+        cells = {_column(r): r for r in rows if (r["dataset"], r["system"], r["metric"]) == line}
+        ours = [_number(cells.get(column, {}).get("value")) for column in columns]
+        body.append([*line, *ours, _sizes(cells)])
+        if any(row["paper"] is not None for row in cells.values()):
+            printed = [_number(cells.get(column, {}).get("paper")) for column in columns]
+            body.append(["", "paper", line[2], *printed, ""])
+    return ["dataset", "system", "metric", *columns, "n"], body
+
+
+def _by_system(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """(header, body): a line each system under an attack, metrics as columns."""
+    columns = list(dict.fromkeys(row["metric"] for row in rows))
+    body = []
+    for line in dict.fromkeys((r["dataset"], _column(r), r["system"]) for r in rows):
+        cells = {r["metric"]: r for r in rows if (r["dataset"], _column(r), r["system"]) == line}
+        values = [_number(cells.get(column, {}).get("value")) for column in columns]
+        body.append([*line, *values, _sizes(cells)])
+    return ["dataset", "attack", "system", *columns, "n"], body
+
+
+def _sizes(cells: dict[str, Row]) -> str:
+    sizes = sorted({row["n"] for row in cells.values()})
+    return f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
 
 
 def write_html(run: Path, title: str, figures: dict[str, Path]) -> None:

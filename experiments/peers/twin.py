@@ -1,32 +1,33 @@
-"""The programs we measure ourselves against (extra `peers`), given the same weights."""
+"""A victim in torch, with the same weights, and arrays from one world to the other."""
 
-import importlib.util
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.victims import CNN
 
 
-def available() -> bool:
-    """Whether torch and Foolbox are installed."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "foolbox"))
+def torch_twin(network: CNN, params: Any, *, share_ties: bool = False) -> Any:
+    """The victim as a `torch.nn.Module`: (B, C, H, W) -> logits (B, K), same weights.
 
-
-def torch_twin(network: CNN, params: Any) -> Any:
-    """The victim as a `torch.nn.Module`: (B, C, H, W) -> logits (B, K), same weights."""
+    Args:
+      network: the victim's network.
+      params: its Flax variables.
+      share_ties: pool as JAX differentiates it, the gradient shared among equal values. Torch's own
+        pooling, which is faster, gives it all to the first: both are right, and images with flat
+        backgrounds are full of ties.
+    """
     import torch
     from torch import nn
 
-    weights = params["params"]
-    modules: list[Any] = []
-    for names in network.convolution_names():
-        for name in names:
-            kernel = np.asarray(weights[name]["kernel"])  # (h, w, in, out)
-            convolution = nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding="same")
-            _fill(convolution, kernel.transpose(3, 2, 0, 1), weights[name]["bias"])
-            modules += [convolution, nn.ReLU()]
-        modules.append(nn.MaxPool2d(2))
+    class SharingMaxPool(nn.Module):
+        def forward(self, x):
+            height, width = x.shape[2] // 2, x.shape[3] // 2
+            x = x[:, :, : 2 * height, : 2 * width]
+            return x.reshape(*x.shape[:2], height, 2, width, 2).amax((3, 5))
 
     class ToNHWC(nn.Module):  # Flax flattens channel-last feature maps
         def forward(self, x):
@@ -38,6 +39,24 @@ def torch_twin(network: CNN, params: Any) -> Any:
             variance = x.var((1, 2, 3), keepdim=True, unbiased=False)
             return (x - mean) / torch.sqrt(variance + 1e-3)
 
+    class Twin(nn.Module):  # ART takes an nn.Sequential to pieces, past whoever counts its calls
+        def __init__(self, layers):
+            super().__init__()
+            self.layers = nn.Sequential(*layers)
+
+        def forward(self, x):
+            return self.layers(x.float())  # ART sends doubles
+
+    weights = params["params"]
+    modules: list[Any] = []
+    for names in network.convolution_names():
+        for name in names:
+            kernel = np.asarray(weights[name]["kernel"])  # (h, w, in, out)
+            convolution = nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding="same")
+            _fill(convolution, kernel.transpose(3, 2, 0, 1), weights[name]["bias"])
+            modules += [convolution, nn.ReLU()]
+        modules.append(SharingMaxPool() if share_ties else nn.MaxPool2d(2))
+
     modules.append(ToNHWC())
     for name in ("hidden", "logits"):
         kernel = np.asarray(weights[name]["kernel"])
@@ -46,7 +65,7 @@ def torch_twin(network: CNN, params: Any) -> Any:
         modules += [dense, nn.ReLU()]
     modules.pop()  # logits are not rectified
     head = [Standardise()] if network.standardise else []
-    return nn.Sequential(*head, *modules).eval()
+    return Twin([*head, *modules]).eval()
 
 
 def _fill(layer: Any, weight: np.ndarray, bias: Any) -> None:
@@ -66,3 +85,27 @@ def to_torch(images: np.ndarray) -> Any:
 def from_torch(images: Any) -> np.ndarray:
     """(B, C, H, W) -> (B, H, W, C)."""
     return images.detach().cpu().numpy().transpose(0, 2, 3, 1)
+
+
+def device() -> str:
+    """Where torch computes: beside JAX, so that both have the same machine."""
+    import torch
+
+    beside = jax.default_backend() != "cpu" and torch.cuda.is_available()
+    return "cuda" if beside else "cpu"
+
+
+@contextlib.contextmanager
+def counting(model: Any) -> Iterator[Callable[[], int]]:
+    """Counts the images that pass through a torch model; gives a function to the count so far."""
+    passed = 0
+
+    def count(_module: Any, inputs: tuple[Any, ...]) -> None:
+        nonlocal passed
+        passed += len(inputs[0])
+
+    handle = model.register_forward_pre_hook(count)
+    try:
+        yield lambda: passed
+    finally:
+        handle.remove()

@@ -1,0 +1,219 @@
+"""Do our attacks find what other programs' find? `python -m experiments.parity --dataset=mnist`
+
+Every attack and every peer that has it, on the same weights, images and budgets: how often they
+succeed, how near their successes are, how many images went through the network, and, where the
+algorithm leaves nothing to chance, in how many pixels they differ. Nothing here asserts. An
+interrupted run goes on where it was with the same command.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import attacks_jax
+from experiments import (
+    attack_cases,
+    attacking,
+    benchmark_victims,
+    datasets,
+    finished,
+    peers,
+    program,
+    progress,
+    results,
+    victims,
+)  # fmt: skip
+from experiments.attack_cases import SAME_PIXEL, Case, distortion
+from experiments.datasets import Split
+from experiments.peers import Outcome
+from experiments.results import Row
+
+TABLE = "extra/parity"
+# Raise it when a change of code but attacks_jax makes the rows kept under `cases` others.
+VERSION = 1
+GRAIN = 0.02  # the most that is added to a pixel of the images
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: Literal["digits", "mnist", "cifar10"] = "digits"
+    images: int = 100  # attacked; fewer by peers that are slow (experiments/attack_cases.py)
+    only: tuple[str, ...] = ()  # attacks, as the table names them; all by default
+    seed: int = 0
+    output_dir: Path | None = None
+    cache_dir: Path = Path("runs/cache")
+    data_dir: Path | None = None
+    manual_dir: Path | None = None
+
+
+class Arena(NamedTuple):
+    """What all of them are given."""
+
+    victim: victims.Victim
+    twin: Any  # the victim in torch, None without peers
+    split: Split  # the images to attack
+    classes: int
+    names: list[str]  # the peers at hand
+
+
+def main(config: Config) -> None:
+    try:
+        cases = attack_cases.chosen(attack_cases.parity(config.dataset), config.only)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    folder = config.output_dir or Path(f"runs/parity-{config.dataset}")
+    arena = prepare(config)
+    rows: list[Row] = []
+    with progress.bar(len(cases), f"parity {config.dataset}", "attacks") as bar:
+        for case in cases:
+            bar.set_postfix_str(case.name)
+            if case.ours:
+                rows += finished.rows(
+                    folder, case, partial(compare, case, arena, config.dataset, config.seed),
+                    victim=arena.victim.key, images=config.images, seed=config.seed,
+                    peers=arena.names, version=VERSION,
+                )  # fmt: skip
+            else:
+                bar.write(f"attacks_jax has no {case.attack}")
+            bar.update()
+    seconds = {"total": results.since_start()}
+    results.write(folder / "results.json", config=config, rows=rows, seconds=seconds)
+    Console(width=120).print(table(rows))
+    for (attack, peer), how in attack_cases.DIFFERENT.items():
+        if any((row.attack, row.system) == (attack, peer) for row in rows):
+            print(f"{attack}, {peer}: {how}")
+    print(f"wrote {folder / 'results.json'}")
+
+
+def prepare(config: Config) -> Arena:
+    """The trained victim, its twin in torch and the images, from what the configuration says."""
+    data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
+    victim_config = benchmark_victims.CONFIGS[config.dataset]
+    victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
+    names = peers.installed()
+    twin = None
+    if names:
+        network = victims.make_cnn(data.classes, victim_config)
+        twin = peers.torch_twin(network, victim.params, share_ties=True).to(peers.device())
+    split = grained(victim, data.test, config.images, seed=config.seed)
+    return Arena(victim, twin, split, data.classes, names)
+
+
+def grained(victim: victims.Victim, split: Split, count: int, *, seed: int) -> Split:
+    """`count` images that the victim classifies rightly, with a little uniform grain.
+
+    On flat backgrounds max pooling meets ties, whose gradient JAX shares out and torch gives to
+    the first. Both are right; without ties they are comparable.
+    """
+    chosen = attacking.choose(victim, split, 2 * count, seed=seed)
+    grain = np.random.default_rng(seed).uniform(0, GRAIN, chosen.images.shape)
+    # Towards the middle of the range, so that clipping makes no new ties.
+    inwards = np.where(chosen.images < 0.5, grain, -grain)
+    images = np.clip(chosen.images + inwards, 0, 1).astype(np.float32)
+    right = np.flatnonzero(victims.predict(victim, images) == chosen.labels)[:count]
+    return Split(images[right], chosen.labels[right])
+
+
+def compare(case: Case, arena: Arena, dataset: str, seed: int) -> list[Row]:
+    """The rows of one attack: ours, then every peer's that has it."""
+    clean = arena.split.images
+
+    def rows(system: str, n: int, figures: dict[str, float]) -> list[Row]:
+        return [
+            Row(TABLE, dataset, system, case.name, None, metric, round(value, 5), n)
+            for metric, value in figures.items()
+        ]
+
+    ours, queries = run_ours(case, arena, seed)
+    n = len(ours.images)
+    found = rows("attacks_jax", n, _figures(case, clean[:n], ours) | {"queries": queries})
+    for name, theirs, queries in run_peers(case, arena, seed):
+        n = len(theirs.images)
+        some = Outcome(ours.images[:n], ours.success[:n])
+        figures = against(case, clean[:n], some, theirs) | {"queries": queries}
+        found += rows(name, n, figures)
+    return found
+
+
+def run_ours(case: Case, arena: Arena, seed: int) -> tuple[Outcome, float]:
+    """What our attack found, and its mean queries."""
+    images = arena.split.images[: case.few.get("attacks_jax")]
+    goals = case.goals(arena.split.labels, arena.classes)[: len(images)]
+    oracle = attacks_jax.stateless(arena.victim.logits)
+    result = attacks_jax.run(case.make(), oracle, jax.random.key(seed), images, goals)
+    outcome = Outcome(np.asarray(result.images), np.asarray(result.success))
+    return outcome, float(np.mean(result.queries))
+
+
+def run_peers(case: Case, arena: Arena, seed: int) -> Iterator[tuple[str, Outcome, float]]:
+    """(peer, what it found, its mean queries) of every peer that has the attack."""
+    goals = case.goals(arena.split.labels, arena.classes)
+    for name in arena.names:
+        attack = peers.make(name, case, arena.twin, arena.split.images, goals)
+        if attack is None:
+            continue
+        peers.seed(seed)
+        with peers.counting(arena.twin) as passed:
+            outcome = attack()
+            queries = passed()
+        yield name, outcome, queries / len(outcome.images)
+
+
+def against(case: Case, clean: np.ndarray, ours: Outcome, theirs: Outcome) -> dict[str, float]:
+    """A peer's figures on some images, and ours on the same: distortions are means over those
+    images on which both succeed."""
+    both = ours.success & theirs.success
+    figures = _figures(case, clean, theirs, both)
+    figures["success_rate:ours"] = float(ours.success.mean())
+    if both.any():
+        mean = distortion(case, clean, ours.images)[both].mean()
+        figures["mean_distortion:ours"] = float(mean)
+    if case.deterministic:
+        differ = np.abs(ours.images - theirs.images) > SAME_PIXEL
+        figures["pixels_that_differ"] = float(differ.mean())
+    return figures
+
+
+def _figures(
+    case: Case, clean: np.ndarray, outcome: Outcome, over: np.ndarray | None = None
+) -> dict[str, float]:
+    over = outcome.success if over is None else over
+    figures = {"success_rate": float(outcome.success.mean())}
+    if over.any():
+        figures["mean_distortion"] = float(distortion(case, clean, outcome.images)[over].mean())
+    return figures
+
+
+COLUMNS = {
+    "success_rate": "success", "success_rate:ours": "ours",
+    "mean_distortion": "distortion", "mean_distortion:ours": "ours",
+    "queries": "queries", "pixels_that_differ": "pixels that differ",
+}  # fmt: skip
+
+
+def table(rows: list[Row]) -> Table:
+    """A line for each attack and system; "ours" is attacks_jax on that peer's images."""
+    shown = Table(title=TABLE, title_justify="left")
+    for title in ("attack", "system"):
+        shown.add_column(title)
+    for title in (*COLUMNS.values(), "n"):
+        shown.add_column(title, justify="right")
+    for attack, system in dict.fromkeys((row.attack, row.system) for row in rows):
+        cells = {r.metric: r for r in rows if (r.attack, r.system) == (attack, system)}
+        values = [f"{cells[m].value:.4g}" if m in cells else "" for m in COLUMNS]
+        n = str(next(iter(cells.values())).n)
+        shown.add_row(attack if system == "attacks_jax" else "", system, *values, n)
+    return shown
+
+
+if __name__ == "__main__":
+    with program.errors_in_words():
+        main(tyro.cli(Config, prog="python -m experiments.parity", description=__doc__))

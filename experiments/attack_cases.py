@@ -116,7 +116,7 @@ def speed(dataset: str) -> list[Case]:
     """The attacks whose speed is measured, from one gradient to a thousand queries."""
     eps, _ = EPS[dataset]
     steps = {"eps": eps, "step_size": eps / 20, "num_steps": 40}
-    cw = {"step_size": 0.01, "initial_const": 1.0}
+    cw = {"step_size": 0.01, "initial_const": 1.0, "abort_early": True}
     gamma = {"cifar10": 0.02}.get(dataset, 0.125)  # of few pixels; peers try all their pairs
     slow: dict[str, Any] = {"images": 32, "repeats": 3}
     black_box: dict[str, Any] = {"gradients": 0}

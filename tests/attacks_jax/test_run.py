@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 SHAPE = (4, 4, 1)
 LOGITS = toys.random_network(jax.random.key(1), SHAPE, classes=4)
 IMAGES = toys.some_images(0, 6, SHAPE)
-LABELS = np.argmax(LOGITS(IMAGES), -1)
+LABELS = np.asarray(np.argmax(LOGITS(IMAGES), -1))
 ATTACKS = {
     "fgsm": attacks_jax.fgsm(eps=0.1),
     "carlini_wagner_l2": attacks_jax.carlini_wagner_l2(

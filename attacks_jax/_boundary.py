@@ -10,6 +10,7 @@ from jax import lax
 from attacks_jax._attack import Attack, Images
 from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._decisions import (
+    SEARCH,
     DecisionAttack,
     gaussian,
     halved,
@@ -22,7 +23,7 @@ from attacks_jax._examples import TINY
 from attacks_jax._queries import Answer, QueryState, step_key
 
 # What a question is for.
-SEARCH, APPROACH, WALK, LOOK = range(4)
+APPROACH, WALK, LOOK = SEARCH + 1, SEARCH + 2, SEARCH + 3
 # Halvings of the way from the first adversarial image to the clean one, before the walk.
 HALVINGS = 10
 # Steps of the walk between two looks at how often steps succeed, as in Foolbox.
@@ -85,7 +86,7 @@ class Boundary(DecisionAttack):
         noise = uniform_noise(step_key(example), example.clean.shape)
         sideways, onwards = self._steps(example, gaussian(noise))
         images = {
-            SEARCH: self.starting_image(example, noise),
+            SEARCH: example.clean,  # `proposals` has another
             APPROACH: pulled(example.best, example.clean, (memory.low + 1) / 2, "l2"),
             WALK: onwards,
             LOOK: sideways,

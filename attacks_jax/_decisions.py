@@ -5,18 +5,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from attacks_jax._attack import Images
 from attacks_jax._checks import describe
-from attacks_jax._examples import TINY, Norm
+from attacks_jax._examples import TINY, Norm, select
 from attacks_jax._queries import QueryAttack, QueryState, step_key
 
 # A random starting image consists of blocks of so many pixels a side, to some power.
 GRAIN, GRAINS = 2, 4
 
 
+# The phase in which a first adversarial image is searched for.
+SEARCH = 0
+
+
 class DecisionAttack(QueryAttack):
-    """Its memory has `given`: the starting point that the caller knows, or None."""
+    """Its memory has `phase`, and `given`: the starting point that the caller knows, or None."""
 
     starting_points: Any  # Images or None
 
@@ -29,15 +34,26 @@ class DecisionAttack(QueryAttack):
         memory = state.memory._replace(given=jnp.clip(given, *self.bounds))
         return state._replace(memory=memory)
 
-    def starting_image(self, example: QueryState, noise: jax.Array) -> jax.Array:
+    def proposals(self, examples: QueryState) -> tuple[jax.Array, Any]:
+        """Starting images are made only as long as somebody searches: they cost as much as all
+        the rest of a step."""
+        images, notes = super().proposals(examples)
+        searching = examples.memory.phase == SEARCH
+        starts = lax.cond(
+            searching.any(), jax.vmap(self.starting_image), lambda others: others.clean, examples
+        )
+        return select(searching, starts, images), notes
+
+    def starting_image(self, example: QueryState) -> jax.Array:
         """What to ask about in the search for a first adversarial image.
 
         Uniform noise, in blocks of one to eight pixels a side, that covers the clean image or
         is blended with at most half of it: classifiers tend to see one class in all the noise of
-        one grain. `noise` is uniform in (-1, 1).
+        one grain.
         """
         height, width, _ = example.clean.shape
         low, high = self.bounds
+        noise = uniform_noise(step_key(example), example.clean.shape)
         # Folded once more: the noise has the step's own key.
         grain, share, cover = jax.random.uniform(
             jax.random.fold_in(step_key(example), 1), (3,), jnp.float32
@@ -68,7 +84,7 @@ def uniform_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def gaussian(noise: jax.Array) -> jax.Array:
     """The same noise as a standard normal one: drawing it again costs more than all the rest."""
-    return 2.0**0.5 * jax.lax.erf_inv(noise)
+    return 2.0**0.5 * lax.erf_inv(noise)
 
 
 def pulled(image: jax.Array, clean: jax.Array, share: Any, kind: Norm) -> jax.Array:

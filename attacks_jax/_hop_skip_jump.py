@@ -11,6 +11,7 @@ from jax import lax
 from attacks_jax._attack import Attack, Images
 from attacks_jax._checks import check_bounds, check_counts, check_positive
 from attacks_jax._decisions import (
+    SEARCH,
     DecisionAttack,
     gaussian,
     halved,
@@ -22,7 +23,7 @@ from attacks_jax._decisions import (
 from attacks_jax._queries import Answer, QueryState, step_key
 
 # What a question is for. A round is an estimate, a hop, and the way back to the boundary.
-SEARCH, RETURN, ESTIMATE, HOP = range(4)
+RETURN, ESTIMATE, HOP = SEARCH + 1, SEARCH + 2, SEARCH + 3
 # float32 resolves neither a smaller share of a distance nor, of the bounds' width, a smaller
 # change of a pixel.
 SMALLEST_SHARE = 1e-6
@@ -71,7 +72,7 @@ class HopSkipJump(DecisionAttack):
         noise = uniform_noise(step_key(example), example.clean.shape)
         direction = unit(noise if self.norm == "linf" else gaussian(noise))
         images = {
-            SEARCH: self.starting_image(example, noise),
+            SEARCH: example.clean,  # `proposals` has another
             RETURN: pulled(memory.current, example.clean, (memory.low + 1) / 2, self.norm),
             ESTIMATE: memory.current + self._radius(example) * direction,
             HOP: memory.current + memory.stride * memory.estimate,

@@ -59,6 +59,10 @@ class QueryAttack(OneStage):
         """The image (H, W, C) to ask about, and what `learn` should know about it."""
         raise NotImplementedError
 
+    def proposals(self, examples: QueryState) -> tuple[jax.Array, Any]:
+        """`propose` for the batch: a place for what is needed now and then, and by few."""
+        return jax.vmap(self.propose)(examples)
+
     def learn(self, example: QueryState, image: jax.Array, notes: Any, answer: Answer) -> Any:
         """The example after the answer about `image`: its best, memory and done."""
         raise NotImplementedError
@@ -80,7 +84,7 @@ class QueryAttack(OneStage):
 
     def step(self, oracle: Oracle, state: QueryState) -> QueryState:
         examples = state._replace(oracle_state=())
-        images, notes = jax.vmap(self.propose)(examples)
+        images, notes = self.proposals(examples)
         oracle_state, logits = oracle(state.oracle_state, images)
         answers = self._answer(logits, state.labels, images)
         learned = jax.vmap(self.learn)(examples, images, notes, answers)

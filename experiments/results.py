@@ -22,6 +22,7 @@ import psutil
 from experiments import cache
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
+PEERS = ("torch", "foolbox", "adversarial-robustness-toolbox", "torchattacks")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def read(path: Path) -> dict[str, Any]:
 def provenance(seconds: dict[str, float]) -> dict[str, Any]:
     return {
         "git": _git_commit(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES + _peers()}
         | {"python": platform.python_version()},
         "device": _device(),
         "command": " ".join(["python", "-m", _program(), *sys.argv[1:]]),
@@ -111,6 +112,12 @@ def _device() -> str:
     allowed = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(allowed(0)) if allowed else os.cpu_count()
     return f"CPU ({platform.machine()}, {cores} cores)"
+
+
+def _peers() -> tuple[str, ...]:
+    """Those that are installed."""
+    names = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
+    return tuple(name for name in PEERS if name in names)
 
 
 def _git_commit() -> str:

@@ -24,6 +24,7 @@ def to_tanh_space(images: Images, bounds: tuple[float, float]) -> jax.Array:
 
 
 def to_images(w: jax.Array, bounds: tuple[float, float]) -> Images:
+    """Back from tanh space; within the bounds to the bit."""
     low, high = bounds
     return jnp.clip(low + (high - low) * (jnp.tanh(w) + 1.0) / 2.0, low, high)
 
@@ -67,6 +68,7 @@ class Rounds(NamedTuple):
 
 
 def first_round(batch: int) -> Rounds:
+    """Before the first step."""
     zeros = jnp.zeros(batch, jnp.int32)
     return Rounds(zeros, zeros, jnp.full(batch, jnp.inf, jnp.float32))
 
@@ -97,6 +99,7 @@ class Bisection(NamedTuple):
 
 
 def start_bisection(const: float | jax.Array, batch: int) -> Bisection:
+    """The search at its first c, with nothing known."""
     first, zeros, infinite = (jnp.full(batch, v, jnp.float32) for v in (const, 0.0, jnp.inf))
     return Bisection(first, zeros, infinite, jnp.zeros(batch, bool))
 

@@ -1,0 +1,60 @@
+"""What every attack makes of the same images: `python -m experiments.attack_gallery`
+
+A picture, attacks.png: a column an attack, a row an image. What is not adversarial in the end is
+left white.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import tyro
+
+import attacks_jax
+from experiments import (
+    attack_cases,
+    attacking,
+    benchmark_victims,
+    datasets,
+    figures,
+    program,
+    progress,
+    victims,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: Literal["digits", "mnist", "cifar10"] = "digits"
+    images: int = 6
+    output_dir: Path | None = None
+    cache_dir: Path = Path("runs/cache")
+    data_dir: Path | None = None
+    manual_dir: Path | None = None
+
+
+def main(config: Config) -> None:
+    data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
+    victim_config = benchmark_victims.CONFIGS[config.dataset]
+    victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
+    split = attacking.choose(victim, data.test, config.images, seed=0)
+    oracle, key = attacks_jax.stateless(victim.logits), jax.random.key(0)
+    columns = {"clean": split.images}
+    cases = attack_cases.parity(config.dataset)
+    with progress.bar(len(cases), f"gallery {config.dataset}", "attacks") as bar:
+        for case in cases:
+            goals = case.goals(split.labels, data.classes)
+            result = attacks_jax.run(case.make(), oracle, key, split.images, goals)
+            shown = np.where(result.success[:, None, None, None], result.images, 1.0)
+            columns[case.name.replace(" ", "\n")] = shown
+            bar.update()
+    folder = config.output_dir or Path(f"runs/gallery-{config.dataset}")
+    figures.gallery(folder / "attacks.png", "adversarial images; white: none found", columns)
+    print(f"wrote {folder / 'attacks.png'}")
+
+
+if __name__ == "__main__":
+    with program.errors_in_words():
+        main(tyro.cli(Config, prog="python -m experiments.attack_gallery", description=__doc__))

@@ -78,7 +78,7 @@ class Attack(Protocol):
 
 
 class OneStage:
-    """An attack whose steps are all alike, on examples that are independent of each other."""
+    """An attack whose steps are all alike, its examples independent unless it says otherwise."""
 
     independent = True
     num_steps: Any  # int: the most calls of `step` that can change a state

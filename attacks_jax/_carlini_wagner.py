@@ -29,13 +29,6 @@ def to_images(w: jax.Array, bounds: tuple[float, float]) -> Images:
     return jnp.clip(low + (high - low) * (jnp.tanh(w) + 1.0) / 2.0, low, high)
 
 
-def width(bounds: tuple[float, float]) -> float:
-    """What pixels are measured in, so that other bounds change no search: distances are squared
-    and weighed against logits."""
-    low, high = bounds
-    return high - low
-
-
 class Best(NamedTuple):
     """The nearest success; before the first success, whatever came closest to one."""
 

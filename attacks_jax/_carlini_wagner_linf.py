@@ -18,10 +18,9 @@ from attacks_jax._carlini_wagner import (
     only_clean,
     to_images,
     to_tanh_space,
-    width,
 )
 from attacks_jax._checks import check_bounds, check_counts, check_positive
-from attacks_jax._examples import PIXELS, expand, freeze, norm, select
+from attacks_jax._examples import PIXELS, expand, freeze, norm, select, width
 from attacks_jax._gradients import finite
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins

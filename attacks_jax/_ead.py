@@ -18,10 +18,9 @@ from attacks_jax._carlini_wagner import (
     nearest,
     only_clean,
     start_bisection,
-    width,
 )
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
-from attacks_jax._examples import PIXELS, expand, freeze, norm, select
+from attacks_jax._examples import PIXELS, expand, freeze, norm, select, width
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins

@@ -34,6 +34,13 @@ def freeze(state: Any, moved: Any) -> Any:
     return kept._replace(oracle_state=moved.oracle_state)
 
 
+def width(bounds: tuple[float, float]) -> float:
+    """What pixels are measured in where other bounds should change nothing: where distances are
+    weighed against logits, and learning rates are steps."""
+    low, high = bounds
+    return high - low
+
+
 def norm(perturbation: jax.Array, kind: Norm) -> jax.Array:
     """The norm of each perturbation (B, H, W, C): (B,). l0 counts pixels, not their channels."""
     if kind == "linf":

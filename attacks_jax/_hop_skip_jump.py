@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attacks_jax._attack import Attack, Images
-from attacks_jax._checks import check_bounds, check_counts, check_positive
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._decisions import (
     SEARCH,
     DecisionAttack,
@@ -202,8 +202,7 @@ def hop_skip_jump(
         initial_gradient_queries=initial_gradient_queries,
         max_gradient_queries=max_gradient_queries,
     )
-    if norm not in ("l2", "linf"):
-        raise ValueError(f"expected norm 'l2' or 'linf', got {norm!r}")
+    check_choice(norm=(norm, ("l2", "linf")))
     return HopSkipJump(
         gamma,
         starting_points,

@@ -5,26 +5,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attacks_jax._attack import Oracle
+from attacks_jax._attack import OneStage
 
 
-class Learning:
+class Learning(OneStage):
     """Once it has learnt (`attacks_jax.fit`) it has something `trained`, and makes no steps."""
 
+    independent = False  # its state has more than a row an example
     trained: Any  # None before
     training_steps: Any  # int
     bounds: Any  # (lowest, highest) pixel
 
     @property
-    def independent(self) -> bool:
-        return False  # its state has more than a row an example
-
-    @property
-    def stages(self) -> tuple[int, ...]:
-        return (self.training_steps if self.trained is None else 0,)
-
-    def next_stage(self, oracle: Oracle, state: Any) -> Any:
-        raise NotImplementedError("an attack of one stage has no next one")
+    def num_steps(self) -> int:
+        return self.training_steps if self.trained is None else 0
 
     def learnt(self, state: Any) -> Any:
         """The attack with what the state has learnt."""

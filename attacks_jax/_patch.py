@@ -19,7 +19,7 @@ from attacks_jax._attack import (
     as_partial,
 )
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
-from attacks_jax._examples import example_keys, select
+from attacks_jax._examples import example_keys, select, width
 from attacks_jax._gradients import finite
 from attacks_jax._learning import Learning, draw_rows
 from attacks_jax._losses import Loss, cross_entropy, goal_margin
@@ -93,7 +93,7 @@ class Patch(Learning):
         downhill = finite(gradient) if self.targeted else -finite(gradient)
         updates, adam = self._adam().update(downhill, state.adam)
         return state._replace(
-            patch=jnp.clip(state.patch + self._range() * updates, *self.bounds),
+            patch=jnp.clip(state.patch + width(self.bounds) * updates, *self.bounds),
             adam=adam,
             step=state.step + 1,
             queries=state.queries.at[rows].add(1),
@@ -153,10 +153,6 @@ class Patch(Learning):
 
     def _adam(self) -> optax.GradientTransformation:
         return optax.adam(self.step_size)
-
-    def _range(self) -> float:
-        low, high = self.bounds
-        return high - low
 
 
 def _mask(size: int, shape: str) -> jax.Array:

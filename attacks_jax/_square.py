@@ -11,7 +11,7 @@ from attacks_jax._attack import (
     Attack,
     as_partial,
 )
-from attacks_jax._checks import check_bounds, check_counts, check_positive
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import TINY
 from attacks_jax._losses import Loss, cross_entropy, margin
 from attacks_jax._queries import Answer, QueryAttack, QueryState, step_key
@@ -211,8 +211,7 @@ def square(
     check_positive(eps=eps, or_zero=True)
     check_positive(p_init=p_init)
     check_counts(num_steps=num_steps)
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"expected norm 'linf' or 'l2', got {norm!r}")
+    check_choice(norm=(norm, ("linf", "l2")))
     if isinstance(p_init, int | float) and p_init > 1:
         raise ValueError(f"expected p_init to be 1 or below, got {p_init}")
     if loss is None:

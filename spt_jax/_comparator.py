@@ -1,0 +1,88 @@
+"""The comparator: is the image like what its label stands for? It remembers nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from spt_jax._automaton import Images, Labels
+from spt_jax._checks import check_finite
+from spt_jax._system import Classifier, Response, System, as_partial, package
+
+# (images (B, H, W, C), the standards of their labels (B, ...)) -> (B,), higher is more alike
+Similarity = Callable[[Images, Any], jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Comparator:
+    """SPT, section III-D: an image that is unlike the standard image of its label is an attack.
+    `observe` gives the similarity, for who wants to choose a threshold by it."""
+
+    standards: Any  # each leaf (K, ...): one standard a class
+    similarity: Partial
+    threshold: float | jax.Array
+
+    consults = 1
+
+    def init(self, image_shape: tuple[int, int, int]) -> tuple[()]:
+        return ()
+
+    def observe(self, images: Images, labels: tuple[Labels, ...]) -> jax.Array:
+        of_label = jax.tree.map(lambda leaf: leaf[labels[0]], self.standards)
+        return self.similarity(images, of_label)
+
+    def update(self, memory: tuple[()], evidence: jax.Array) -> tuple[tuple[()], jax.Array]:
+        return memory, evidence < self.threshold
+
+
+def comparator(
+    classifier: Classifier,
+    fallback: Classifier | None,
+    standards: Any,
+    similarity: Similarity,
+    threshold: float | jax.Array,
+    *,
+    response: Response = "decoy",
+) -> System:
+    """SPT's comparator (section III-D, fig. 4): where an image is less like the standard image of
+    the label that the classifier gives it than `threshold`, the fallback answers.
+
+    `answer.deceived` is the comparator's verdict that the image is adversarial. It detects but
+    can't deceive: it does the same to a copy that is attacked and to the original (section IV-C).
+
+    Args:
+      classifier: images (B, H, W, C) -> logits (B, K).
+      fallback: likewise, another network trained on the same labels (the paper's Classifier3).
+      standards: (K, ...), one standard image a class, or a pytree of such.
+      similarity: (images (B, H, W, C), standards of their labels (B, ...)) -> (B,), higher is
+        more alike; `cosine(embed)` for instance.
+      threshold: the least similarity of a benign image. Traced.
+      response: "decoy", which is the fallback, or "random" labels (`package`).
+
+    Raises:
+      ValueError: a threshold that is not a finite number.
+    """
+    check_finite(threshold=threshold)
+    standards = jax.tree.map(jnp.asarray, standards)
+    automaton = Comparator(standards, as_partial(similarity), threshold)
+    return package(automaton, classifier, fallback, response)
+
+
+def cosine(embed: Callable[[Images], jax.Array]) -> Partial:
+    """A similarity for `comparator`: the cosine of two images' embeddings, in [-1, 1].
+
+    Args:
+      embed: images (B, H, W, C) -> (B, D), a `jax.tree_util.Partial` where it has weights. The
+        standards are images too.
+    """
+    return Partial(_cosine, as_partial(embed))
+
+
+def _cosine(embed, images, standards):
+    both = embed(jnp.concatenate([images, standards]))
+    a, b = jnp.split(both / jnp.maximum(jnp.linalg.norm(both, axis=-1, keepdims=True), 1e-12), 2)
+    return jnp.sum(a * b, axis=-1)

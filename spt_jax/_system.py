@@ -1,0 +1,231 @@
+"""A packaged classifier: where a memory is joined to two networks, and to nothing else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+
+from spt_jax._automaton import Automaton, Images, Memory
+from spt_jax._checks import check_choice, check_counts, check_images, check_key, check_shape
+
+Classifier = Callable[[Images], jax.Array]  # images (B, H, W, C) -> logits (B, K)
+Response = Literal["decoy", "random"]
+
+
+class State(NamedTuple):
+    """All that one client's next answer depends on: fixed-size arrays, whatever is sent."""
+
+    memory: Memory
+    key: jax.Array | None  # of random responses
+
+
+class Answer(NamedTuple):
+    """What a query gives back; with a leading (B,) where there were several."""
+
+    logits: jax.Array  # (K,) float32 of whoever answered; zeros where the answer is random
+    label: jax.Array  # () int32: their largest, or the random label
+    deceived: jax.Array  # () bool: whether it was not the classifier who answered
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class System:
+    """A classifier packaged with a memory and a decoy (SPT, fig. 2 and 3): a pure function from
+    (state, image) to (state, answer).
+
+    Differentiating an answer's logits gives the gradient of whichever network answered: what the
+    memory decides is a constant. All methods but `init` work inside jit, scan, vmap and grad. A
+    system is a pytree; thresholds and weights that are bound with `jax.tree_util.Partial` are its
+    leaves.
+    """
+
+    automaton: Automaton
+    classifier: Partial
+    decoy: Partial
+    response: Response = field(metadata={"static": True})
+
+    def init(self, image_shape: tuple[int, int, int], key: jax.Array | None = None) -> State:
+        """The state of one client who has sent nothing yet.
+
+        Args:
+          image_shape: (H, W, C) of all images to come.
+          key: a typed key, for `response="random"` and only for it.
+
+        Raises:
+          ValueError: another shape, a key that is missing or in vain.
+        """
+        if self.response == "random":
+            check_key(key)
+        elif key is not None:
+            raise ValueError('expected a key only with response="random", got one with "decoy"')
+        return State(self.automaton.init(check_shape(image_shape)), key)
+
+    def init_clients(
+        self, clients: int, image_shape: tuple[int, int, int], key: jax.Array | None = None
+    ) -> State:
+        """As many clients' states, each leaf with a leading axis; each client has its own key."""
+        check_counts(clients=clients)
+        one = self.init(image_shape, key)
+        keys = None if key is None else jax.random.split(key, clients)
+        return State(_repeat(one.memory, clients), keys)
+
+    def query(self, state: State, image: jax.Array) -> tuple[State, Answer]:
+        """One client's next image: `lax.scan(system.query, state, stream)` is a stream.
+
+        The network that does not answer does not run (unless the memory consults it). Under
+        `vmap` both would: use `query_clients`.
+
+        Args:
+          state: the client's.
+          image: (H, W, C) float32 in [0, 1].
+
+        Raises:
+          ValueError: an image of another shape, type or range.
+        """
+        check_images(image, rank=3)
+        return _query(self, state, image)
+
+    def query_clients(self, states: State, images: Images) -> tuple[State, Answer]:
+        """Many clients, one image each: memories are mapped over, each network runs once, on the
+        whole batch, and answers are selected. A network that answers nobody does not run.
+
+        Args:
+          states: of `init_clients`.
+          images: (B, H, W, C) float32 in [0, 1], the next image of each client.
+
+        Raises:
+          ValueError: images of another shape, type or range.
+        """
+        check_images(images, rank=4)
+        return _query_clients(self, states, images)
+
+    def query_stream(self, state: State, images: Images) -> tuple[State, Answer]:
+        """One client's next images, in order: as `lax.scan(system.query, state, images)`, but only
+        the memory is scanned, and each network runs once, on the whole stream.
+
+        Args:
+          state: the client's.
+          images: (B, H, W, C) float32 in [0, 1].
+
+        Raises:
+          ValueError: images of another shape, type or range.
+        """
+        check_images(images, rank=4)
+        return _query_stream(self, state, images)
+
+    def look(self, images: Images) -> tuple[tuple[jax.Array, ...], Any]:
+        """(the logits (B, K) of the networks that the memory consults, the evidence it goes by):
+        what can be known of images before anybody's memory is asked."""
+        networks = (self.classifier, self.decoy)[: self.automaton.consults]
+        logits = tuple(network(images).astype(jnp.float32) for network in networks)
+        labels = tuple(jnp.argmax(z, axis=-1) for z in logits)
+        evidence = self.automaton.observe(lax.stop_gradient(images), labels)
+        return logits, lax.stop_gradient(evidence)
+
+    def decide(self, state: State, evidence: Any) -> tuple[State, tuple[jax.Array, Any]]:
+        """One client's memory, and a key to draw a label with: (state, (deceived, key))."""
+        memory, deceived = self.automaton.update(state.memory, evidence)
+        if self.response == "decoy":
+            return State(memory, None), (deceived, None)
+        key, draw = jax.random.split(state.key)
+        return State(memory, key), (deceived, draw)
+
+    def respond(
+        self, images: Images, heard: tuple[jax.Array, ...], deceived: jax.Array, draws: Any
+    ) -> Answer:
+        """The answers (B,), given what the memories decided; `heard` are logits known already."""
+
+        def ask(number, network, wanted):
+            if number < len(heard):
+                return heard[number]
+            shape = jax.eval_shape(network, images).shape
+            return lax.cond(
+                jnp.any(wanted),
+                lambda x: network(x).astype(jnp.float32),
+                lambda x: jnp.zeros(shape, jnp.float32),
+                images,
+            )
+
+        logits = ask(0, self.classifier, ~deceived)
+        label = jnp.argmax(logits, axis=-1)
+        if self.response == "random":
+            drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, logits.shape[-1]))(draws)
+            logits = jnp.where(deceived[:, None], 0.0, logits)
+            return Answer(logits, jnp.where(deceived, drawn, label).astype(jnp.int32), deceived)
+        by_decoy = ask(1, self.decoy, deceived)
+        if by_decoy.shape != logits.shape:
+            raise ValueError(
+                f"expected a decoy with logits {logits.shape} as the classifier has them,"
+                f" got {by_decoy.shape}"
+            )
+        logits = jnp.where(deceived[:, None], by_decoy, logits)
+        return Answer(logits, jnp.argmax(logits, axis=-1).astype(jnp.int32), deceived)
+
+
+def package(
+    automaton: Automaton,
+    classifier: Classifier,
+    decoy: Classifier | None = None,
+    response: Response = "decoy",
+) -> System:
+    """Joins a memory, one's own perhaps, to a classifier and to whoever answers in its place.
+
+    Args:
+      automaton: an `Automaton`.
+      classifier: images (B, H, W, C) -> logits (B, K).
+      decoy: likewise; may be None where it is neither consulted nor answers.
+      response: what the deceived get. "decoy" is the decoy's answer, and gradient. "random" is a
+        label drawn uniformly from all classes, the true one included, without logits and without
+        gradient: both are zeros (SPT, section III-B, "Judging the attack process").
+
+    Raises:
+      ValueError: another response, a decoy that is missing.
+    """
+    check_choice(response=(response, ("decoy", "random")))
+    if decoy is None and (response == "decoy" or automaton.consults == 2):
+        raise ValueError("expected a decoy, images (B, H, W, C) -> logits (B, K), got None")
+    return System(automaton, as_partial(classifier), as_partial(decoy or _nobody), response)
+
+
+def as_partial(function: Callable) -> Partial:
+    """The function as a pytree, so that `jit` traces the weights bound to it."""
+    return function if isinstance(function, Partial) else Partial(function)
+
+
+def _nobody(images):
+    raise ValueError("this system has no decoy")
+
+
+@jax.jit
+def _query(system, state, image):
+    images = image[None]
+    heard, evidence = system.look(images)
+    state, (deceived, draw) = system.decide(state, _drop_axis(evidence))
+    draws = None if draw is None else draw[None]
+    return state, _drop_axis(system.respond(images, heard, deceived[None], draws))
+
+
+@jax.jit
+def _query_clients(system, states, images):
+    heard, evidence = system.look(images)
+    states, (deceived, draws) = jax.vmap(system.decide)(states, evidence)
+    return states, system.respond(images, heard, deceived, draws)
+
+
+@jax.jit
+def _query_stream(system, state, images):
+    heard, evidence = system.look(images)
+    state, (deceived, draws) = lax.scan(system.decide, state, evidence)
+    return state, system.respond(images, heard, deceived, draws)
+
+
+def _drop_axis(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _repeat(tree, times):
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], times, axis=0), tree)

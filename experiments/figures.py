@@ -26,7 +26,7 @@ def gallery(path: Path, title: str, columns: dict[str, np.ndarray]) -> None:
             axes[row, column].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
             axes[row, column].axis("off")
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def histograms(
@@ -52,7 +52,7 @@ def histograms(
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) -> None:
@@ -72,7 +72,7 @@ def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) ->
     panel.set(xlabel="share of clean images flagged", ylabel="share of adversarial images flagged")
     if panel.lines:
         panel.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def losses(path: Path, curves: dict[str, np.ndarray]) -> None:
@@ -83,7 +83,7 @@ def losses(path: Path, curves: dict[str, np.ndarray]) -> None:
         panel.plot(np.arange(1, len(values) + 1), values, label=name.upper(), marker=".")
     panel.set(xlabel="epoch", ylabel="mean loss (eq. 12-14)", yscale="log")
     panel.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def speed(path: Path, rows: list[Row]) -> None:
@@ -110,8 +110,8 @@ def speed(path: Path, rows: list[Row]) -> None:
         if len(names) > 1:
             panel.legend(fontsize=8)
     axes[-1].set_xticks(range(len(attacks)), attacks, rotation=20, ha="right", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     cache.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))

@@ -43,10 +43,9 @@ class Buffer:
     consults = 0
 
     def init(self, image_shape: tuple[int, int, int]) -> BufferMemory:
-        zero = jnp.zeros((), jnp.int32)
-        return BufferMemory(
-            jnp.zeros((self.length, *image_shape), jnp.float32), zero, zero, zero, zero
-        )
+        # An array each, and not one for all: who donates a state to `jit` gives each away once.
+        counters = (jnp.zeros((), jnp.int32) for _ in range(4))
+        return BufferMemory(jnp.zeros((self.length, *image_shape), jnp.float32), *counters)
 
     def observe(self, images: Images, labels: tuple[Labels, ...]) -> Images:
         return images

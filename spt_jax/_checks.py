@@ -12,10 +12,13 @@ def is_traced(*arrays: Any) -> bool:
 
 
 def check_images(images: Any, rank: int) -> None:
-    """Raises ValueError unless images are float32 in [0, 1] of the rank: 3 is (H, W, C), 4 is
-    (B, H, W, C). Traced images can be checked for shape and type only.
-    """
-    expected = {3: "an image (H, W, C)", 4: "images (B, H, W, C)"}[rank]
+    """Raises ValueError unless images are float32 in [0, 1] of the rank. Traced images can be
+    checked for shape and type only."""
+    expected = {
+        3: "an image (H, W, C)",
+        4: "images (B, H, W, C)",
+        5: "images (B, N, H, W, C), N of each client,",
+    }[rank]
     dtype, shape = getattr(images, "dtype", None), tuple(np.shape(images))
     came = f"{dtype or type(images).__name__} {shape}"
     right = len(shape) == rank and dtype == np.float32

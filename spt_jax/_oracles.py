@@ -1,10 +1,13 @@
 """Systems as what an attack asks: pure functions (state, images (B, H, W, C)) -> (state, logits
 (B, K)), batch first, which is the oracle of `attacks_jax`."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from spt_jax._checks import check_counts
 from spt_jax._system import System
 
 
@@ -25,6 +28,34 @@ def one_stream(system: System) -> Partial:
     Logits are as `one_client_per_image` has them.
     """
     return Partial(_stream, system)
+
+
+def taking_turns(system: System, images: int) -> Partial:
+    """Every `images` consecutive images of the batch are one client's, who attacks them in turns:
+    A0, B0, C0, D0, A1, ... (SPT, section IV-D). The state is that of
+    `system.init_clients(B // images, image_shape)`; the batch must be a multiple of `images`.
+
+    Logits are as `one_client_per_image` has them.
+
+    Raises:
+      ValueError: a number of images that is not a whole number above 0; when asked, a batch that
+        is not a multiple of it.
+    """
+    check_counts(images=images)
+    return Partial(_Turns(images), system)
+
+
+class _Turns(NamedTuple):  # equal to its like, so that an attack on it compiles once
+    images: int
+
+    def __call__(self, system, states, images):
+        batch, *shape = images.shape
+        if batch % self.images:
+            raise ValueError(f"expected a multiple of {self.images} images, got {batch}")
+        streams = images.reshape(batch // self.images, self.images, *shape)
+        states, answers = system.query_streams(states, streams)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(batch, *leaf.shape[2:]), answers)
+        return states, _told(system, flat)
 
 
 def _per_client(system, states, images):

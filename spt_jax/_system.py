@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -117,6 +118,20 @@ class System:
         check_images(images, rank=4)
         return _query_stream(self, state, images)
 
+    def query_streams(self, states: State, images: jax.Array) -> tuple[State, Answer]:
+        """Many clients, each with as many images, in order: `query_stream` for each of them, and
+        each network once, on all images.
+
+        Args:
+          states: of `init_clients`, (B, ...).
+          images: (B, N, H, W, C) float32 in [0, 1], N of each client.
+
+        Raises:
+          ValueError: images of another shape, type or range.
+        """
+        check_images(images, rank=5)
+        return _query_streams(self, states, images)
+
     def look(self, images: Images) -> tuple[tuple[jax.Array, ...], Any]:
         """(the logits (B, K) of the networks that the memory consults, the evidence it goes by):
         what can be known of images before anybody's memory is asked."""
@@ -131,7 +146,7 @@ class System:
         memory, deceived = self.automaton.update(state.memory, evidence)
         if self.response == "decoy":
             return State(memory, None), (deceived, None)
-        key, draw = jax.random.split(state.key)
+        key, draw = jax.random.split(state.key)  # type: ignore[arg-type]
         return State(memory, key), (deceived, draw)
 
     def respond(
@@ -221,6 +236,23 @@ def _query_stream(system, state, images):
     heard, evidence = system.look(images)
     state, (deceived, draws) = lax.scan(system.decide, state, evidence)
     return state, system.respond(images, heard, deceived, draws)
+
+
+@jax.jit
+def _query_streams(system, states, images):
+    clients_and_images = images.shape[:2]
+
+    def split(tree):
+        return jax.tree.map(lambda leaf: leaf.reshape(*clients_and_images, *leaf.shape[1:]), tree)
+
+    def join(tree):
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+
+    flat = join(images)
+    heard, evidence = system.look(flat)
+    of_client = jax.vmap(partial(lax.scan, system.decide))
+    states, (deceived, draws) = of_client(states, split(evidence))
+    return states, split(system.respond(flat, heard, join(deceived), join(draws)))
 
 
 def _drop_axis(tree):

@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from experiments.victims.blocks import max_pool
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class VictimConfig:
     batch_size: int = 128
     learning_rate: float = 1e-3  # Adam's, falling to zero along a cosine
 
+    # What NetworkConfig offers beyond this. No fields: fields would change the caches' keys.
+    labels: ClassVar = "true"
+    flip: ClassVar = False
+    adversarial: ClassVar = None
+
     def __post_init__(self) -> None:
         for name in ("convolutions", "dense", "epochs", "batch_size"):
             if getattr(self, name) < 1:
@@ -33,6 +41,9 @@ class VictimConfig:
                 "expected dropout in [0, 1), learning_rate above 0 and max_shift of at least 0,"
                 f" got {self.dropout}, {self.learning_rate} and {self.max_shift}"
             )
+
+    def make(self, classes: int) -> "CNN":
+        return make_cnn(classes, self)
 
 
 class CNN(nn.Module):
@@ -55,7 +66,7 @@ class CNN(nn.Module):
         for names, channels in zip(self.convolution_names(), self.channels, strict=True):
             for name in names:
                 x = nn.relu(nn.Conv(channels, (3, 3), name=name)(x))
-            x = _max_pool(x)
+            x = max_pool(x)
         feature_maps = x
         x = nn.relu(
             nn.Dense(self.dense, name="hidden")(x.reshape(x.shape[0], math.prod(x.shape[1:])))
@@ -90,11 +101,3 @@ def _standardise(images: jax.Array) -> jax.Array:
     mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
     variance = jnp.var(images, axis=(1, 2, 3), keepdims=True)
     return (images - mean) / jnp.sqrt(variance + 1e-3)
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max pooling by a reshape: XLA's reduce_window has a gradient 5 to 10 times slower on a
-    CPU. An odd last row or column is left out, as 'valid' pooling does."""
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))

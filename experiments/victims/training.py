@@ -1,5 +1,6 @@
 """Trains a victim with optax, keeps it with Orbax, goes on where it was interrupted."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from jax.tree_util import Partial
 
 from experiments import cache, checkpoints, progress
 from experiments.datasets import Dataset, Split
-from experiments.victims.cnn import CNN, VictimConfig, make_cnn
+from experiments.victims.cnn import CNN, VictimConfig
+from experiments.victims.networks import AdversarialConfig, Classifier, NetworkConfig
 
 # Raise it when a change of this package makes networks trained before it another thing.
 VERSION = 1
@@ -26,24 +28,28 @@ class Victim(NamedTuple):
     features_and_logits: Partial  # images -> (feature maps, logits): what cmag_jax asks for
     logits: Partial  # images -> logits: what attacks_jax.stateless asks for
     key: str  # what determines it, as a cache key
-    params: Any  # Flax variables
+    params: Any  # Flax variables: the weights and, where the network has them, batch statistics
+    embed: Partial | None = None  # images -> what the logits are linear in; SPT's networks only
 
 
-def get(dataset: Dataset, config: VictimConfig, *, seed: int, cache_dir: Path) -> Victim:
+def get(
+    dataset: Dataset, config: VictimConfig | NetworkConfig, *, seed: int, cache_dir: Path
+) -> Victim:
     """The trained victim: from the cache, from an interrupted training's last epoch, or anew.
 
     An interrupted training that is resumed ends with the same weights as one that was not: the
     randomness of an epoch is a function of the seed and the epoch's number.
     """
     key = cache.key(victim=config, data=dataset.digest, seed=seed, version=VERSION)
-    network = make_cnn(dataset.classes, config)
+    network = config.make(dataset.classes)
     params = _train(network, dataset, config, seed, cache_dir / f"victim-{dataset.name}-{key}")
     return bind(network, params, key)
 
 
-def bind(network: CNN, params: Any, key: str) -> Victim:
+def bind(network: CNN | Classifier, params: Any, key: str) -> Victim:
     whole = Partial(network.apply, params)
-    return Victim(whole, Partial(_logits, whole), key, params)
+    embed = Partial(_embed(network), params) if isinstance(network, Classifier) else None
+    return Victim(whole, Partial(_logits, whole), key, params, embed)
 
 
 def accuracy(victim: Victim, split: Split) -> float:
@@ -59,40 +65,71 @@ def predict(victim: Victim, images: np.ndarray) -> np.ndarray:
 
 
 _call = jax.jit(lambda function, images: function(images))
+_init = jax.jit(lambda network, key, images: network.init(key, images), static_argnums=0)
 
 
 def _logits(features_and_logits, images):
     return features_and_logits(images)[1]
 
 
+@functools.cache  # the same function for the same network, so that jit compiles it once
+def _embed(network):
+    return functools.partial(network.apply, method="embed")
+
+
 class _Training(NamedTuple):
-    params: Any
+    params: Any  # Flax variables
     optimiser: Any
 
 
-def _train(network: CNN, dataset: Dataset, config: VictimConfig, seed: int, folder: Path) -> Any:
+def _train(
+    network: CNN | Classifier,
+    dataset: Dataset,
+    config: VictimConfig | NetworkConfig,
+    seed: int,
+    folder: Path,
+) -> Any:
+    init_key, train_key = jax.random.split(jax.random.key(seed))
     images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+    if config.labels == "replaced":
+        labels = dataset.classes - 1 - labels  # SPT, section III-D
+    if config.epochs == 0:
+        return _init(network, init_key, images[:1])
+
     batch_size = min(config.batch_size, len(images))
     steps = len(images) // batch_size
     optimiser = optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps * config.epochs))
-    init_key, train_key = jax.random.split(jax.random.key(seed))
 
     def start() -> _Training:
-        params = network.init(init_key, images[:1])
-        return _Training(params, optimiser.init(params))
+        variables = network.init(init_key, images[:1])
+        return _Training(variables, optimiser.init(_weights(variables)))
 
     def step(state: _Training, images, labels, indices, key):
         shift_key, dropout_key = jax.random.split(key)
+        flip_key, attack_key = jax.random.split(jax.random.fold_in(key, 1))
         batch = _shift(shift_key, images[indices], config.max_shift)
+        if config.flip:
+            batch = _flip(flip_key, batch)
+        if config.adversarial is not None:
+            logits = Partial(_logits, Partial(network.apply, state.params))
+            batch = _perturb(attack_key, logits, batch, labels[indices], config.adversarial)
 
-        def loss(params):
-            _, logits = network.apply(params, batch, train=True, rngs={"dropout": dropout_key})
+        def loss(weights):
+            (_, logits), statistics = network.apply(
+                {**state.params, **weights},
+                batch,
+                train=True,
+                rngs={"dropout": dropout_key},
+                mutable=["batch_stats"],
+            )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices])
-            return losses.mean()
+            return losses.mean(), statistics
 
-        value, gradient = jax.value_and_grad(loss)(state.params)
+        weights = _weights(state.params)
+        (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser)
-        return _Training(optax.apply_updates(state.params, updates), optimiser_state), value
+        weights = optax.apply_updates(weights, updates)
+        return _Training({**weights, **statistics}, optimiser_state), value
 
     step = jax.jit(step)
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
@@ -122,6 +159,11 @@ def _train(network: CNN, dataset: Dataset, config: VictimConfig, seed: int, fold
     return state.params
 
 
+def _weights(variables: Any) -> Any:
+    """What the optimiser moves: everything but batch statistics."""
+    return {"params": variables["params"]}
+
+
 def _shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
     """Each image moved by up to `most` pixels in both directions, its edge repeated."""
     if most == 0:
@@ -133,3 +175,31 @@ def _shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
         return lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
 
     return jax.vmap(crop)(padded, corners)
+
+
+def _flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Each image mirrored, left to right, with probability 1/2."""
+    mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def _perturb(
+    key: jax.Array, logits: Partial, images: jax.Array, labels: jax.Array, config: AdversarialConfig
+) -> jax.Array:
+    """PGD's examples in the l-infinity ball (Madry et al., 2018, section 2.1).
+
+    Written out, and not attacks_jax.pgd, which leaves alone what is misclassified already and
+    looks back for the best of its steps: training wants the last step's images of the whole batch.
+    The loop is unrolled because XLA's convolutions are slow in compiled loops on a CPU.
+    """
+
+    def loss(perturbed):
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits(perturbed), labels)
+        return losses.sum()
+
+    low, high = jnp.maximum(images - config.eps, 0), jnp.minimum(images + config.eps, 1)
+    perturbed = jax.random.uniform(key, images.shape, minval=low, maxval=high)
+    for _ in range(config.num_steps):
+        step = config.step_size * jnp.sign(jax.grad(loss)(perturbed))
+        perturbed = jnp.clip(perturbed + step, low, high)
+    return perturbed

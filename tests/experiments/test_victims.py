@@ -70,10 +70,10 @@ def test_the_victim_is_two_pure_functions_over_one_network(digits, tmp_path):
 def test_pooling_is_max_pooling():
     import flax.linen as nn
 
-    from experiments.victims.cnn import _max_pool
+    from experiments.victims.blocks import max_pool
 
     x = np.random.default_rng(0).normal(size=(2, 7, 10, 3)).astype(np.float32)
-    np.testing.assert_array_equal(_max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
+    np.testing.assert_array_equal(max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
 
 
 def test_shifted_images_are_shifted_images():

@@ -1,4 +1,4 @@
-"""Measures speed as ratios: `python -m experiments.benchmark attacks` or `... detectors`.
+"""Measures speed as ratios: `python -m experiments.benchmark attacks`, `detectors` or `spt`.
 
 Everything that is compared runs in one process, turn and turn about, on the same weights; the
 figure is the median, with compilation apart. Nothing here asserts: see results.json. An
@@ -14,6 +14,7 @@ import tyro
 from experiments import (
     benchmark_attacks,
     benchmark_detectors,
+    benchmark_spt,
     benchmark_victims,
     datasets,
     program,
@@ -25,14 +26,14 @@ from experiments import (
 
 @dataclass(frozen=True)
 class Config:
-    what: tyro.conf.Positional[Literal["attacks", "detectors"]]
+    what: tyro.conf.Positional[Literal["attacks", "detectors", "spt"]]
     dataset: Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"] = "mnist"
     only: tuple[str, ...] = ()  # attacks, as the table names them; all by default
     images: int = 128  # attacked at a time, at most: slow attacks get fewer
     repeats: int = 50  # of a measurement, at most: slow attacks get fewer
     most_steps: int = 1_000_000  # of any attack; fewer for a quick look
     peer_limit: float = 120.0  # a peer whose first call takes more seconds is not called again
-    detector_repeats: int = 200
+    detector_repeats: int = 200  # of a measurement of `detectors` or `spt`, at most
     batches: tuple[int, ...] = (1, 32, 256)  # of `detectors`
     output_dir: Path | None = None
     cache_dir: Path = Path("runs/cache")
@@ -43,21 +44,28 @@ class Config:
 def main(config: Config) -> None:
     folder = config.output_dir or Path(f"runs/benchmark-{config.what}-{config.dataset}")
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
-    victim_config = benchmark_victims.CONFIGS[config.dataset]
-    victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
-    if config.what == "attacks":
-        network = victims.make_cnn(data.classes, victim_config)
-        try:
-            rows = benchmark_attacks.measure(config, folder, data, victim, network)
-        except ValueError as error:
-            raise SystemExit(f"error: {error}") from None
+    if config.what == "spt":
+        rows = benchmark_spt.measure(config, data)
     else:
-        rows = benchmark_detectors.measure(config, data, victim)
+        rows = _with_victim(config, folder, data)
 
     seconds = {"total": results.since_start()}
     results.write(folder / "results.json", config=config, rows=rows, seconds=seconds)
     report.console(results.read(folder)["rows"], (f"extra/benchmark/{config.what}",))
     print(f"wrote {folder / 'results.json'}")
+
+
+def _with_victim(config: Config, folder: Path, data: datasets.Dataset) -> list[results.Row]:
+    """Rows about what is attacked or guarded: a trained classifier."""
+    victim_config = benchmark_victims.CONFIGS[config.dataset]
+    victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
+    if config.what == "attacks":
+        network = victims.make_cnn(data.classes, victim_config)
+        try:
+            return benchmark_attacks.measure(config, folder, data, victim, network)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
+    return benchmark_detectors.measure(config, data, victim)
 
 
 if __name__ == "__main__":

@@ -65,12 +65,15 @@ def tables(
     found = []
     for name in only or sorted({row["table"] for row in rows}):
         of_table = [row for row in rows if row["table"] == name]
-        found.append((name, *(_by_system if name in BY_SYSTEM else _by_metric)(of_table)))
+        layout = _by_system if name in BY_SYSTEM else _listed if name in LISTED else _by_metric
+        found.append((name, *layout(of_table)))
     return found
 
 
 # Tables that compare several systems by several metrics: a line each system, metrics as columns.
-BY_SYSTEM = ("extra/parity",)
+BY_SYSTEM = ("extra/parity", "extra/spt/adaptive", "extra/spt/queries-only", "extra/spt/natural")
+# Tables whose rows have little in common: a line each.
+LISTED = ("extra/benchmark/spt", "extra/spt/storage")
 
 
 def _by_metric(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -96,6 +99,15 @@ def _by_system(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
         values = [_number(cells.get(column, {}).get("value")) for column in columns]
         body.append([*line, *values, _sizes(cells)])
     return ["dataset", "attack", "system", *columns, "n"], body
+
+
+def _listed(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """(header, body): a line each row."""
+    body = [
+        [r["dataset"], r["system"], _column(r), r["metric"], _number(r["value"]), str(r["n"])]
+        for r in rows
+    ]
+    return ["dataset", "system", "case", "metric", "value", "n"], body
 
 
 def _sizes(cells: dict[str, Row]) -> str:

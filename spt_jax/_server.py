@@ -1,5 +1,6 @@
 """A table of clients' states on the device, for who serves many clients and knows them by name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -42,7 +43,7 @@ class Server:
     system: System
     capacity: int = field(metadata={"static": True})
 
-    def init(self, image_shape: tuple[int, int, int], key: jax.Array | None = None) -> Table:
+    def init(self, image_shape: Sequence[int], key: jax.Array | None = None) -> Table:
         """A table in which nobody is: `capacity * state_bytes(system, image_shape)` bytes, and 12
         a client for the directory.
 
@@ -107,7 +108,7 @@ def serve(system: System, capacity: int = 1024) -> Server:
     return Server(system, int(capacity))
 
 
-def state_bytes(system: System, image_shape: tuple[int, int, int]) -> int:
+def state_bytes(system: System, image_shape: Sequence[int]) -> int:
     """The bytes of one client's state (SPT, section IV-F): 122,896 for a buffer of 10 images of
     32x32x3, whatever has been sent.
 

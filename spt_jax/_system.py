@@ -1,6 +1,6 @@
 """A packaged classifier: where a memory is joined to two networks, and to nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -49,7 +49,7 @@ class System:
     decoy: Partial
     response: Response = field(metadata={"static": True})
 
-    def init(self, image_shape: tuple[int, int, int], key: jax.Array | None = None) -> State:
+    def init(self, image_shape: Sequence[int], key: jax.Array | None = None) -> State:
         """The state of one client who has sent nothing yet.
 
         Args:
@@ -66,7 +66,7 @@ class System:
         return State(self.automaton.init(check_shape(image_shape)), key)
 
     def init_clients(
-        self, clients: int, image_shape: tuple[int, int, int], key: jax.Array | None = None
+        self, clients: int, image_shape: Sequence[int], key: jax.Array | None = None
     ) -> State:
         """As many clients' states, each leaf with a leading axis; each client has its own key."""
         check_counts(clients=clients)

@@ -229,7 +229,7 @@ _EPOCHS: dict[str, dict[Width, int]] = {
     "digits": {"slim": 30, "full": 30},
     "mnist": {"slim": 3, "full": 20},
     "fashion_mnist": {"slim": 5, "full": 30},
-    "cifar10": {"slim": 5, "full": 60},
+    "cifar10": {"slim": 5, "full": 30},
     "gtsrb": {"slim": 8, "full": 40},
     "orl_faces": {"slim": 60, "full": 60},
     "vggface2": {"slim": 8, "full": 40},

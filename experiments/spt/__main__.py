@@ -1,0 +1,73 @@
+"""SPT's tables: `python -m experiments.spt --table=VII --dataset=cifar10`.
+
+Trains (or reuses) the networks that a table needs, attacks the packaged classifiers, and writes a
+run folder: results.json, report.html, figures/. Without a table: a demonstration on handwritten
+digits, without any download. What was computed before is read from the cache, so an interrupted
+run goes on where it was.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments import program, report, results
+from experiments.spt import (
+    adaptive,
+    buffer_tables,
+    comparison,
+    demo,
+    discontinuous,
+    faces,
+    natural,
+    transfer,
+)
+from experiments.spt.config import ALL, Config, parse
+from experiments.spt.lab import Lab, Measured
+
+TABLES: dict[str, Callable[[Lab, Path], Measured]] = {
+    "demo": demo.measure,
+    "II": transfer.measure,
+    "IV": buffer_tables.measure_iv,
+    "V": buffer_tables.measure_v,
+    "VI": buffer_tables.measure_vi,
+    "VII": buffer_tables.measure_vii,
+    "VIII": comparison.measure,
+    "X": discontinuous.measure_x,
+    "XI": discontinuous.measure_xi,
+    "queries": buffer_tables.measure_queries,
+    "adaptive": adaptive.measure,
+    "natural": natural.measure,
+}
+
+
+def main(config: Config) -> Path:
+    """Runs everything and returns the run folder."""
+    clock = results.Stopwatch()
+    folder, lab = config.folder, None
+    rows: list[results.Row] = []
+    pictures: dict[str, Path] = {}
+    for table in ALL if config.table == "all" else (config.table,):
+        with clock.stage(table):
+            if table == "IX":
+                made, drawn = faces.measure(
+                    config.faces, folder, seed=config.seed, cache_dir=config.cache_dir,
+                    data_dir=config.data_dir, manual_dir=config.manual_dir,
+                )  # fmt: skip
+                measured = Measured(made, drawn)
+            else:
+                lab = lab or Lab(config)
+                measured = TABLES[table](lab, folder)
+        rows += [row for row in measured.rows if row not in rows]  # two tables may share some
+        pictures |= measured.figures
+    clock.seconds["total"] = results.since_start()
+    results.write_json(folder / "config.json", config)
+    results.write(folder / "results.json", config=config, rows=rows, seconds=clock.seconds)
+    report.write_html(folder, f"SPT, table {config.table} ({config.preset} preset)", pictures)
+    report.console(results.read(folder)["rows"])
+    print(f"seconds: {', '.join(f'{k} {v:.1f}' for k, v in clock.seconds.items())}")
+    print(f"wrote {folder / 'report.html'} and {folder / 'results.json'}")
+    return folder
+
+
+if __name__ == "__main__":
+    with program.errors_in_words():
+        main(parse(description=__doc__))

@@ -1,0 +1,119 @@
+"""The paper's attacks, as it runs them: a fixed number of steps, each a query, against a system."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import attacks_jax
+import spt_jax
+from experiments.spt.evasions import NO_EVASION, Evasion, begin, evading
+
+# No bound on the whole perturbation (the paper gives no xi): a ball that holds every image.
+UNBOUNDED = 1.0
+# Of attacks that are not cut to the pixels' bounds (the paper's "without CUT").
+UNCUT = (-100.0, 100.0)
+ASK_EVERY = 8  # steps between two looks at who is done: a look waits for the step
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An attack by its name and its settings, as the tables print them."""
+
+    name: Literal["BIM", "MI-FGSM", "JSMA"]
+    steps: int
+    step_size: float  # JSMA's is theta
+    target: int | None = None  # the class wanted; None: any wrong one
+    cut: bool = True  # to pixels in [0, 1], after every step
+    turns: int = 1  # images that a client attacks in turns: A0, B0, C0, D0, A1, ...
+    evasion: Evasion = NO_EVASION  # what the attacker knows to do against a memory
+
+    def make(self) -> attacks_jax.Attack:
+        """The attack; how many steps it makes is up to `drive`."""
+        options: dict[str, Any] = {
+            "targeted": self.target is not None,
+            "bounds": (0.0, 1.0) if self.cut else UNCUT,
+        }
+        if self.name == "JSMA":
+            return attacks_jax.jsma(theta=self.step_size, gamma=1.0, **options)
+        make = {"BIM": attacks_jax.bim, "MI-FGSM": attacks_jax.mifgsm}[self.name]
+        eps = UNBOUNDED if self.cut else 2 * UNCUT[1]
+        return make(eps=eps, step_size=self.step_size, num_steps=1, **options)
+
+    @property
+    def title(self) -> str:
+        goal = "" if self.target is None else " targeted"
+        turns = f" in turns of {self.turns}" if self.turns > 1 else ""
+        cut = "" if self.cut else " uncut"
+        evasion = f" ({self.evasion.title})" if self.evasion.title else ""
+        return f"{self.name}{goal}{turns}{cut}{evasion}, {self.steps} x"
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What became of N images: arrays, each with an axis of N."""
+
+    images: np.ndarray  # (N, H, W, C): the last ones
+    told: np.ndarray  # (N,): the label that the last query in the loop was answered with (CS)
+    told_all: np.ndarray  # (queries, N): those of all queries
+    deceived: np.ndarray  # (queries, N): whether the decoy answered
+    queries: np.ndarray  # (N,)
+
+    @property
+    def by_decoy(self) -> np.ndarray:
+        """(N,): of an image's queries, those that the decoy answered. Whoever is done before his
+        batch-mates goes on being asked about, which the record shows and this does not count."""
+        own = np.arange(len(self.deceived))[:, None] < self.queries
+        return (self.deceived & own).sum(axis=0)
+
+
+def drive(
+    spec: Spec,
+    system: spt_jax.System,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    on_query: Callable[[np.ndarray], object] | None = None,
+) -> dict[str, np.ndarray]:
+    """Attacks one batch: the arrays of an `Attacked`; `on_query` is shown the images of each query.
+
+    The steps are called from Python, jitted: on a CPU XLA is slow in compiled loops, on a GPU a
+    step takes far longer than its call. `attacks_jax.run` is not used since it returns the best
+    image that was found, and what the paper judges is the last.
+    """
+    evasion, turns = spec.evasion, spec.turns
+    attack, oracle = spec.make(), evading(evasion, system, turns=turns)
+    goals = labels if spec.target is None else np.full(len(labels), spec.target, np.int32)
+    queries = spec.steps * evasion.samples
+    before = begin(evasion, system, len(images), images.shape[1:], queries=queries, turns=turns)
+    state = _init(attack, oracle, before, jnp.asarray(images), jnp.asarray(goals))
+    for step in range(spec.steps):
+        if step % ASK_EVERY == 0 and bool(state.done.all()):
+            break
+        if on_query is not None:
+            on_query(np.array(state.images))
+        state = _step(attack, oracle, state)
+    seen = state.oracle_state.record
+    told_all, asked = np.asarray(seen.told), evasion.samples * np.asarray(state.queries)
+    last = np.minimum(asked, queries) - 1  # whoever was done went on being asked about
+    return {
+        "images": np.asarray(state.images),
+        "told": told_all[last, np.arange(len(last))],
+        "told_all": told_all,
+        "deceived": np.asarray(seen.deceived),
+        "queries": asked,
+    }
+
+
+@jax.jit
+def _init(attack, oracle, before, images, labels):
+    return attack.init(oracle, before, jax.random.key(0), images, labels)
+
+
+@partial(jax.jit, donate_argnums=2)
+def _step(attack, oracle, state):
+    return attack.step(oracle, state)

@@ -1,0 +1,101 @@
+"""What a run of `python -m experiments.spt` can be told, and what its presets say."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments.spt.faces import FacesConfig
+
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"]
+Preset = Literal["quick", "paper"]
+Table = Literal[
+    "demo", "II", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI",
+    "queries", "adaptive", "natural", "all",
+]  # fmt: skip
+# What "all" stands for: the paper's, then ours.
+ALL: tuple[Table, ...] = (
+    "II", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "queries", "adaptive", "natural",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run, and where it reads and writes."""
+
+    table: Table = "demo"  # of the paper, or: demo, queries (section III), adaptive, natural
+    dataset: DatasetName = "digits"
+    preset: Preset = "quick"  # what the other options default to: minutes on a CPU, or the paper
+    seed: int = 0
+    images: int = 200  # attacked in each row, of the test set; the paper: all 10,000
+    jsma_images: int = 50
+    adaptive_images: int = 100  # of the rows on attackers who know
+    untrained_seeds: int = 3  # decoys without training (T-) are a lottery: how many are drawn
+    length: int = 10  # t; section IV-A
+    threshold_db: float = 35.0  # T
+    patience: int = 5  # S
+    target: int = 0  # the class of targeted attacks
+    steps: int | None = None  # of the attacks, where the tables' own are not wanted
+    step_size: float | None = None  # likewise
+    width: Literal["slim", "full"] = "slim"  # of the networks
+    chunk: int = 100  # images attacked at a time: no result depends on it
+    output_dir: Path | None = None  # runs/spt-DATASET-PRESET-TABLE-seedSEED by default
+    cache_dir: Path = Path("runs/cache")  # trained networks, attacked images
+    data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
+    manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
+    faces: FacesConfig = field(default_factory=FacesConfig)  # of table IX
+
+    def __post_init__(self) -> None:
+        for name in (
+            "images",
+            "jsma_images",
+            "adaptive_images",
+            "untrained_seeds",
+            "length",
+            "chunk",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        for name in ("steps", "step_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"expected {name} above 0, got {value}")
+        if self.patience < 0 or self.target < 0:
+            raise ValueError(
+                f"expected patience and target of at least 0, got {self.patience} and {self.target}"
+            )
+
+    @property
+    def folder(self) -> Path:
+        name = f"spt-{self.dataset}-{self.preset}-{self.table}-seed{self.seed}"
+        return self.output_dir or Path("runs") / name
+
+
+def preset(name: Preset, dataset: DatasetName, table: Table) -> Config:
+    """The options that a preset stands for."""
+    if name == "paper":
+        return Config(
+            table, dataset, name,
+            images=10_000, jsma_images=1000, adaptive_images=1000, untrained_seeds=5,
+            width="full", chunk=1000, faces=FacesConfig.paper(),
+        )  # fmt: skip
+    return Config(table, dataset, name, faces=FacesConfig.quick())
+
+
+def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
+    """The command line's configuration: the preset's, with what is given changed."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", default="quick")
+    early.add_argument("--dataset", default="digits")
+    early.add_argument("--table", default="demo")
+    chosen, _ = early.parse_known_args(arguments)
+    name: Preset = "paper" if chosen.preset == "paper" else "quick"  # tyro explains others
+    return tyro.cli(
+        Config,
+        args=arguments,
+        default=preset(name, chosen.dataset, chosen.table),
+        prog="python -m experiments.spt",
+        description=description,
+    )

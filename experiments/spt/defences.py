@@ -1,0 +1,77 @@
+"""The systems under attack: what they are made of, and how they are made."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+import spt_jax
+from experiments.victims import Victim
+
+Training = Literal["Ts", "T-", "Td"]
+
+
+@dataclass(frozen=True)
+class Decoy:
+    """The second classifier, by its network and how it was trained (table III)."""
+
+    network: str = "C4"
+    training: Training = "T-"
+    seed: int = 0  # of an untrained one: which
+
+    @property
+    def title(self) -> str:
+        return f"{self.network} {self.training}"
+
+
+@dataclass(frozen=True)
+class Defence:
+    """A system by its kind and its options; together they are part of a cache key."""
+
+    kind: Literal["none", "buffer", "chain", "agreement", "blacklight", "osd"] = "none"
+    decoy: Decoy | None = None
+    options: tuple[tuple[str, Any], ...] = ()  # of the function of spt_jax
+
+    def make(self, classifier: Victim, decoy: Victim | None, encode: Any = None) -> spt_jax.System:
+        c1 = classifier.logits
+        options = dict(self.options)
+        if self.kind == "none":
+            return spt_jax.package(Never(), c1, c1)
+        c2 = decoy.logits if decoy else None
+        if self.kind == "osd":
+            return spt_jax.osd(c1, c2, encode, **options)
+        makers: dict[str, Any] = {
+            "buffer": spt_jax.buffer,
+            "chain": spt_jax.chain,
+            "agreement": spt_jax.agreement,
+            "blacklight": spt_jax.blacklight,
+        }
+        return makers[self.kind](c1, c2, **options)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Never:
+    """An automaton that deceives nobody: the bare classifier, as a system like the others."""
+
+    consults = 0
+
+    def init(self, image_shape: tuple[int, int, int]) -> tuple[()]:
+        return ()
+
+    def observe(self, images: jax.Array, labels: tuple) -> jax.Array:
+        return jnp.zeros(images.shape[0], bool)
+
+    def update(self, memory: tuple[()], evidence: jax.Array) -> tuple[tuple[()], jax.Array]:
+        return memory, evidence
+
+
+def as_classifier(function: Any, victim: Victim) -> Partial:
+    """The victim behind a filter of its images."""
+    return Partial(_filtered, Partial(function), victim.logits)
+
+
+def _filtered(function, logits, images):
+    return logits(function(images))

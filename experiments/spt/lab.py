@@ -1,0 +1,213 @@
+"""What the tables share: the data, the trained networks, and images attacked once."""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import spt_jax
+from experiments import cache, datasets, osd_encoder, progress, victims
+from experiments.datasets import Split
+from experiments.results import Row
+from experiments.spt.attacks import Attacked, Spec, drive
+from experiments.spt.config import Config
+from experiments.spt.defences import Decoy, Defence
+from experiments.victims import Victim
+from experiments.victims.networks import AdversarialConfig, Architecture, default
+
+# Raise it when a change of spt_jax or attacks_jax makes images attacked before it another thing.
+VERSION = 1
+CLASSIFIER: Architecture = "VGG"  # the paper's choice for C1 (section IV-B1)
+# Adversarial training takes as many times longer as it has steps: fewer epochs, and at the slim
+# width fewer and longer steps than Madry et al.'s seven of 2/255.
+ADVERSARIAL = {
+    "full": {"adversarial": AdversarialConfig(), "epochs": 10},
+    "slim": {"adversarial": AdversarialConfig(step_size=5 / 255, num_steps=2), "epochs": 4},
+}
+LABELS = {"Ts": "true", "Td": "replaced"}  # table III
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a table comes to."""
+
+    rows: list[Row]
+    figures: dict[str, Path] = field(default_factory=dict)  # caption -> PNG
+
+
+class Lab:
+    """A data set with its networks; everything slow is made when it is asked for, and kept."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.data = datasets.load(
+            config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir
+        )
+        order = np.random.default_rng(config.seed).permutation(len(self.data.test))
+        rows = order[: config.images]
+        # Those classified wrongly are attacked too: the paper's rates are over all images.
+        self.split = Split(self.data.test.images[rows], self.data.test.labels[rows])
+        if config.target >= self.data.classes:
+            raise datasets.DataError(
+                f"expected a target below {self.data.classes}, got {config.target}"
+            )
+
+    @property
+    def dataset(self) -> str:
+        return self.data.name
+
+    def paper(self, value: float | None) -> float | None:
+        """The paper's value, which is one for CIFAR-10."""
+        return value if self.dataset == "cifar10" else None
+
+    def network(self, name: str, *, labels: str = "true", adversarial: bool = False) -> Victim:
+        """A trained network of table II."""
+        settings: dict[str, Any] = ADVERSARIAL[self.config.width] if adversarial else {}
+        return self._trained(name, self.config.seed, labels=labels, **settings)
+
+    def decoy(self, decoy: Decoy) -> Victim:
+        """The second classifier, trained as table III says."""
+        if decoy.training == "T-":
+            seed = 1000 + 100 * self.config.seed + decoy.seed
+            return self._trained(decoy.network, seed, epochs=0)
+        return self.network(decoy.network, labels=LABELS[decoy.training])
+
+    @functools.cache  # noqa: B019 (a lab lives as long as its program)
+    def _trained(self, name: Any, seed: int, **changes: Any) -> Victim:
+        config = replace(default(name, self.dataset, self.config.width), **changes)
+        return victims.get(self.data, config, seed=seed, cache_dir=self.config.cache_dir)
+
+    def untrained(self, network: str) -> list[Decoy]:
+        """The decoys that T- is the mean of."""
+        return [Decoy(network, "T-", seed) for seed in range(self.config.untrained_seeds)]
+
+    def buffer(self, decoy: Decoy, **options: Any) -> Defence:
+        """SPT's buffer as the command line has it, but for the options."""
+        given = {
+            "length": self.config.length,
+            "threshold_db": self.config.threshold_db,
+            "patience": self.config.patience,
+        }
+        return Defence("buffer", decoy, tuple(sorted((given | options).items())))
+
+    def system(self, defence: Defence, classifier: Victim | None = None) -> spt_jax.System:
+        encode = None
+        if defence.kind == "osd":
+            encode = osd_encoder.get(
+                self.data, seed=self.config.seed, cache_dir=self.config.cache_dir
+            )
+        decoy = self.decoy(defence.decoy) if defence.decoy else None
+        return defence.make(classifier or self.network(CLASSIFIER), decoy, encode)
+
+    def spec(self, name: Any, steps: int, step_size: float, **options: Any) -> Spec:
+        """An attack with the table's settings, unless the command line has others."""
+        config = self.config
+        return Spec(name, config.steps or steps, config.step_size or step_size, **options)
+
+    def attacked(
+        self,
+        spec: Spec,
+        defence: Defence,
+        *,
+        classifier: Victim | None = None,
+        images: int | None = None,
+    ) -> Attacked:
+        """The images under attack, chunk by chunk; what was attacked before is read from the
+        cache. Images that take turns stay together: so many fewer may be attacked."""
+        victim = classifier or self.network(CLASSIFIER)
+        count = min(images or len(self.split), len(self.split)) // spec.turns * spec.turns
+        chunk = max(min(self.config.chunk, count) // spec.turns, 1) * spec.turns
+        decoy = self.decoy(defence.decoy).key if defence.decoy else ""
+        key = cache.key(
+            spec=spec,
+            defence=defence,
+            victim=victim.key,
+            decoy=decoy,
+            images=cache.digest(self.split.images[:count], self.split.labels[:count]),
+            chunk=chunk,
+            seed=self.config.seed,
+            version=VERSION,
+        )
+        folder = self.config.cache_dir / f"spt-{self.dataset}-{spec.name}-{key}"
+        title = f"{spec.title} {spec.step_size:g} on {defence.kind}"
+        system = self.system(defence, victim)
+        parts = []
+        with progress.bar(count, title, "images") as bar:
+            for begin in range(0, count, chunk):
+                rows = np.arange(begin, min(begin + chunk, count))
+
+                def compute(rows=rows):
+                    # The last chunk is filled up with repeats, so that all have one shape.
+                    padded = np.resize(rows, chunk)
+                    arrays = drive(
+                        spec, system, self.split.images[padded], self.split.labels[padded]
+                    )
+                    return {
+                        name: array[:, : len(rows)] if name in BY_QUERY else array[: len(rows)]
+                        for name, array in arrays.items()
+                    }
+
+                parts.append(cache.arrays(folder / f"{begin:06d}.npz", compute))
+                bar.update(len(rows))
+        return Attacked(
+            **{
+                name: np.concatenate([part[name] for part in parts], axis=int(name in BY_QUERY))
+                for name in Attacked.__dataclass_fields__
+            }
+        )
+
+    def truth(self, attacked: Attacked) -> np.ndarray:
+        """The true labels of those attacked."""
+        return self.split.labels[: len(attacked.images)]
+
+    def row(
+        self, table: str, system: str, spec: Spec, metric: str, value: float, n: int,
+        paper: float | None = None,
+    ) -> Row:  # fmt: skip
+        return Row(
+            table, self.dataset, system, spec.title, spec.step_size, metric, float(value), n,
+            self.paper(paper),
+        )  # fmt: skip
+
+    def rate(self, labels: np.ndarray, truth: np.ndarray, spec: Spec) -> float:
+        """What the tables print: the accuracy under an untargeted attack, the share classified as
+        the target under a targeted one; over all images."""
+        wanted = truth if spec.target is None else spec.target
+        return float(np.mean(labels == wanted))
+
+
+BY_QUERY = ("told_all", "deceived")  # arrays whose images are the second axis
+
+
+def metric(spec: Spec) -> str:
+    """The name of `Lab.rate`."""
+    return "accuracy_all" if spec.target is None else "attack_success_rate_all"
+
+
+def deceive_rate(cs: float, os: float) -> float | None:
+    """SPT, eq. 3: |1 - Acc(CS) / Acc(OS)|; None where nothing succeeds on the OS."""
+    return abs(1 - cs / os) if os else None
+
+
+def mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def predict(victim: Victim, images: np.ndarray) -> np.ndarray:
+    return victims.predict(victim, np.asarray(images, np.float32))
+
+
+def labels_of(classifier: Any, images: np.ndarray, batch: int = 500) -> np.ndarray:
+    """The classes (N,) that any function of images gives."""
+    parts = [
+        np.argmax(_call(classifier, images[i : i + batch]), axis=-1)
+        for i in range(0, len(images), batch)
+    ]
+    return np.concatenate(parts)
+
+
+_call = jax.jit(lambda function, images: function(images))

@@ -38,10 +38,10 @@ class System:
     """A classifier packaged with a memory and a decoy (SPT, fig. 2 and 3): a pure function from
     (state, image) to (state, answer).
 
-    Differentiating an answer's logits gives the gradient of whichever network answered: what the
-    memory decides is a constant. All methods but `init` work inside jit, scan, vmap and grad. A
-    system is a pytree; thresholds and weights that are bound with `jax.tree_util.Partial` are its
-    leaves.
+    Differentiating an answer's logits (by `grad` or `vjp`; both networks then run) gives the
+    gradient of whichever network answered: what the memory decides is a constant. All methods but
+    `init` work inside jit, scan, vmap and grad. A system is a pytree; thresholds and weights that
+    are bound with `jax.tree_util.Partial` are its leaves.
     """
 
     automaton: Automaton
@@ -154,24 +154,13 @@ class System:
     ) -> Answer:
         """The answers (B,), given what the memories decided; `heard` are logits known already."""
 
-        def ask(number, network, wanted):
-            if number < len(heard):
-                return heard[number]
-            shape = jax.eval_shape(network, images).shape
-            return lax.cond(
-                jnp.any(wanted),
-                lambda x: network(x).astype(jnp.float32),
-                lambda x: jnp.zeros(shape, jnp.float32),
-                images,
-            )
-
-        logits = ask(0, self.classifier, ~deceived)
+        logits = heard[0] if heard else _ask(self.classifier, ~deceived, images)
         label = jnp.argmax(logits, axis=-1)
         if self.response == "random":
             drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, logits.shape[-1]))(draws)
             logits = jnp.where(deceived[:, None], 0.0, logits)
             return Answer(logits, jnp.where(deceived, drawn, label).astype(jnp.int32), deceived)
-        by_decoy = ask(1, self.decoy, deceived)
+        by_decoy = heard[1] if len(heard) == 2 else _ask(self.decoy, deceived, images)
         if by_decoy.shape != logits.shape:
             raise ValueError(
                 f"expected a decoy with logits {logits.shape} as the classifier has them,"
@@ -253,6 +242,39 @@ def _query_streams(system, states, images):
     of_client = jax.vmap(partial(lax.scan, system.decide))
     states, (deceived, draws) = of_client(states, split(evidence))
     return states, split(system.respond(flat, heard, join(deceived), join(draws)))
+
+
+@jax.custom_vjp
+def _ask(network, wanted, images):
+    """The network's logits (B, K) float32; zeros, without running it, where none of them is wanted,
+    (B,) bool.
+
+    Where they are differentiated the network runs in any case: on a CPU the gradient of a
+    convolution in a branch of `lax.cond` takes nine times as long as outside of one.
+    """
+    shape = jax.eval_shape(network, images).shape
+    return lax.cond(
+        jnp.any(wanted),
+        lambda x: _in_float32(network, x),
+        lambda x: jnp.zeros(shape, jnp.float32),
+        images,
+    )
+
+
+def _ask_forward(network, wanted, images):
+    return jax.vjp(_in_float32, network, images)
+
+
+def _ask_backward(pull_back, cotangent):
+    of_network, of_images = pull_back(cotangent)
+    return of_network, None, of_images
+
+
+_ask.defvjp(_ask_forward, _ask_backward)
+
+
+def _in_float32(network, images):
+    return network(images).astype(jnp.float32)
 
 
 def _drop_axis(tree):

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import tyro
 
@@ -91,11 +91,16 @@ def parse(arguments: list[str] | None = None, description: str | None = None) ->
     early.add_argument("--dataset", default="digits")
     early.add_argument("--table", default="demo")
     chosen, _ = early.parse_known_args(arguments)
-    name: Preset = "paper" if chosen.preset == "paper" else "quick"  # tyro explains others
+    known = (
+        chosen.preset in get_args(Preset)
+        and chosen.dataset in get_args(DatasetName)
+        and chosen.table in get_args(Table)
+    )
+    default = preset(chosen.preset, chosen.dataset, chosen.table) if known else Config()
     return tyro.cli(
         Config,
         args=arguments,
-        default=preset(name, chosen.dataset, chosen.table),
+        default=default,  # tyro explains what is not known
         prog="python -m experiments.spt",
         description=description,
     )

@@ -38,7 +38,7 @@ class Defence:
         c1 = classifier.logits
         options = dict(self.options)
         if self.kind == "none":
-            return spt_jax.package(Never(), c1, c1)
+            return spt_jax.package(Never(), c1, Partial(_nothing, c1))
         c2 = decoy.logits if decoy else None
         if self.kind == "osd":
             return spt_jax.osd(c1, c2, encode, **options)
@@ -66,6 +66,11 @@ class Never:
 
     def update(self, memory: tuple[()], evidence: jax.Array) -> tuple[tuple[()], jax.Array]:
         return memory, evidence
+
+
+def _nothing(classifier, images):
+    """A decoy that is never asked: its gradient is nothing to compute."""
+    return jnp.zeros(jax.eval_shape(classifier, images).shape)
 
 
 def as_classifier(function: Any, victim: Victim) -> Partial:

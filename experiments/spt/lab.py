@@ -120,6 +120,10 @@ class Lab:
         cache. Images that take turns stay together: so many fewer may be attacked."""
         victim = classifier or self.network(CLASSIFIER)
         count = min(images or len(self.split), len(self.split)) // spec.turns * spec.turns
+        if count == 0:
+            raise datasets.DataError(
+                f"expected at least {spec.turns} images, that take turns, got {len(self.split)}"
+            )
         chunk = max(min(self.config.chunk, count) // spec.turns, 1) * spec.turns
         decoy = self.decoy(defence.decoy).key if defence.decoy else ""
         key = cache.key(

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jax import lax
 
 import spt_jax
@@ -28,7 +29,7 @@ CLIENTS = 1024
 SERVED = 64  # queries in a batch of the server
 TABLES = (1, 100, 10_000, 100_000)  # clients
 CHAINS = (10, 1000, 10_000, 100_000)  # heads
-MOST_BYTES = 14 * 2**30  # what is larger is left out
+MEMORY_SHARE = 0.7  # of the memory that is free: what is larger is left out
 
 
 def measure(config: Any, data: Dataset) -> list[Row]:
@@ -161,7 +162,7 @@ def _server(row: Any, system: spt_jax.System, images: jax.Array, config: Any) ->
     bare = jax.jit(lambda x: system.classifier(x))
     for clients in TABLES:
         each = spt_jax.state_bytes(system, shape)
-        if clients * each > MOST_BYTES or clients > config.most_steps:
+        if clients * each > _most_bytes() or clients > config.most_steps:
             continue
         server, batch = spt_jax.serve(system, clients), min(SERVED, clients)
         query = jax.jit(server.query, donate_argnums=0)
@@ -206,7 +207,7 @@ def _chains(row: Any, classifier: Any, decoy: Any, images: jax.Array, config: An
     """The memory alone: a look at so many heads, beside one pass over their bytes."""
     rows = []
     for heads in CHAINS:
-        if heads > config.most_steps or heads * images[0].nbytes > MOST_BYTES // 4:
+        if heads > config.most_steps or heads * images[0].nbytes > _most_bytes() / 2:
             continue
         system = spt_jax.chain(classifier, decoy, regions=heads, chain_length=10**9, trigger=10**9)
         memory = system.init(images.shape[1:]).memory
@@ -232,6 +233,13 @@ def _chains(row: Any, classifier: Any, decoy: Any, images: jax.Array, config: An
         ]  # fmt: skip
         del held["memory"], memory
     return rows
+
+
+def _most_bytes() -> float:
+    """Of one array on the device."""
+    stats = jax.devices()[0].memory_stats() or {}
+    free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
+    return MEMORY_SHARE * (free or psutil.virtual_memory().available)
 
 
 def _over(row: Any, what: str, seconds: dict[str, float], n: int) -> list[Row]:

@@ -37,6 +37,10 @@ from experiments.evaluation import Scored, Scores
 # Raise it when a change of cmag_jax makes detectors fitted before it another thing.
 VERSION = 1
 GALLERY_ROWS = 6
+NOTE = (
+    "Rates over adversarial images are over the successful ones; rates over clean images are over"
+    " the whole test set, misclassified images included."
+)
 
 
 def main(config: Config) -> Path:
@@ -83,7 +87,8 @@ def main(config: Config) -> Path:
     clock.seconds["total"] = results.since_start()
     results.write_json(folder / "config.json", config)
     results.write(folder / "results.json", config=config, rows=rows, seconds=clock.seconds)
-    report.write_html(folder, f"CMAG on {config.dataset} ({config.preset} preset)", pictures)
+    title = f"CMAG on {config.dataset} ({config.preset} preset)"
+    report.write_html(folder, title, pictures, NOTE)
     _say(folder, config, clock)
     return folder
 

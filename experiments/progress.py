@@ -1,9 +1,17 @@
 """One look for every progress bar."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
+
+Item = TypeVar("Item")
 
 
 def bar(total: int, title: str, unit: str, **options: Any) -> tqdm:
     return tqdm(total=total, desc=f"{title:<22}", unit=f" {unit}", dynamic_ncols=True, **options)
+
+
+def over(items: Iterable[Item], title: str) -> Iterator[Item]:
+    """The items, one after another, under a bar."""
+    yield from tqdm(list(items), desc=f"{title:<22}", dynamic_ncols=True)

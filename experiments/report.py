@@ -104,10 +104,13 @@ def _by_system(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 def _listed(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """(header, body): a line each row."""
     body = [
-        [r["dataset"], r["system"], _column(r), r["metric"], _number(r["value"]), str(r["n"])]
+        [
+            *(r["dataset"], r["system"], r["metric"], _column(r)),
+            *(_number(r["value"]), _number(r["paper"]), str(r["n"])),
+        ]
         for r in rows
     ]
-    return ["dataset", "system", "case", "metric", "value", "n"], body
+    return ["dataset", "system", "metric", "case", "value", "paper", "n"], body
 
 
 def _sizes(cells: dict[str, Row]) -> str:
@@ -115,12 +118,14 @@ def _sizes(cells: dict[str, Row]) -> str:
     return f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
 
 
-def write_html(run: Path, title: str, figures: dict[str, Path]) -> None:
+def write_html(run: Path, title: str, figures: dict[str, Path], note: str) -> None:
     """Writes run/report.html, self-contained: tables, figures, configuration, provenance.
 
     Args:
       run: a run folder with a results.json.
+      title: the report's.
       figures: caption -> PNG.
+      note: what has to be known to read the rates.
     """
     document = results.read(run)
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
@@ -129,6 +134,7 @@ def write_html(run: Path, title: str, figures: dict[str, Path]) -> None:
     }
     html = template.render(
         title=title,
+        note=note,
         tables=tables(document["rows"]),
         figures=images,
         config=document["config"],
@@ -179,8 +185,7 @@ figure { margin: 1em 0 2em } img { max-width: 100% } pre { background: #f6f6f6; 
 </style></head><body>
 <h1>{{ title }}</h1>
 <p>Made by <code>{{ provenance.command }}</code> at {{ provenance.git or "an unknown commit" }}
-on {{ provenance.device }}. Rates over adversarial images are over the successful ones; rates
-over clean images are over the whole test set, misclassified images included.</p>
+on {{ provenance.device }}. {{ note }}</p>
 {% for caption, data in figures.items() %}
 <figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
 <figcaption>{{ caption }}</figcaption></figure>

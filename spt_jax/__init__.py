@@ -1,4 +1,4 @@
-"""Defences that remember their queries: structure-packaged classifiers (SPT).
+"""Defences that remember their queries: system packaging theory (SPT), and its rivals.
 
     system = spt_jax.buffer(classifier, decoy, length=10, threshold_db=35.0, patience=5)
     state = system.init((32, 32, 3))

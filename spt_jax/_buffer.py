@@ -116,7 +116,7 @@ def classifier_queries(queries: int, *, length: int, patience: int, reset: Reset
     """How many of a stream of queries alike the classifier answers; the decoy answers the others.
 
     SPT's eq. 2, exactly: its t + S + floor(I / t - 2) * S is the periodic reset's where t divides
-    I, and a lower bound elsewhere. Never fewer than `patience / length` of all.
+    I, and a lower bound elsewhere.
 
     Raises:
       ValueError: options out of their range.

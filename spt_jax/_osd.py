@@ -61,8 +61,11 @@ class OSD:
         encoded = jax.eval_shape(self.encode, image).shape
         if len(encoded) != 2 or encoded[0] != 1:
             raise ValueError(f"expected encode to give (1, D) for one image, got {encoded}")
-        zero = jnp.zeros((), jnp.int32)
-        return OSDMemory(jnp.zeros((self.capacity, encoded[1])), zero, zero)
+        return OSDMemory(
+            encodings=jnp.zeros((self.capacity, encoded[1]), jnp.float32),
+            oldest=jnp.zeros((), jnp.int32),
+            filled=jnp.zeros((), jnp.int32),
+        )
 
     def observe(self, images: Images, labels: tuple[Labels, ...]) -> jax.Array:
         # A gradient into the memory would be one through the defence's bookkeeping.

@@ -38,10 +38,10 @@ class System:
     """A classifier packaged with a memory and a decoy (SPT, fig. 2 and 3): a pure function from
     (state, image) to (state, answer).
 
-    Differentiating an answer's logits (by `grad` or `vjp`; both networks then run) gives the
-    gradient of whichever network answered: what the memory decides is a constant. All methods but
-    `init` work inside jit, scan, vmap and grad. A system is a pytree; thresholds and weights that
-    are bound with `jax.tree_util.Partial` are its leaves.
+    Differentiating an answer's logits gives the gradient of whichever network answered (both then
+    run): what the memory decides is a constant. All methods but `init` work inside jit, scan, vmap
+    and grad. A system is a pytree; thresholds and weights that are bound with
+    `jax.tree_util.Partial` are its leaves.
     """
 
     automaton: Automaton
@@ -63,7 +63,9 @@ class System:
             check_key(key)
         elif key is not None:
             raise ValueError('expected a key only with response="random", got one with "decoy"')
-        return State(self.automaton.init(check_shape(image_shape)), key)
+        # Who donates the state keeps the key.
+        own = None if key is None else jnp.copy(key)
+        return State(self.automaton.init(check_shape(image_shape)), own)
 
     def init_clients(
         self, clients: int, image_shape: Sequence[int], key: jax.Array | None = None
@@ -244,33 +246,40 @@ def _query_streams(system, states, images):
     return states, split(system.respond(flat, heard, join(deceived), join(draws)))
 
 
-@jax.custom_vjp
 def _ask(network, wanted, images):
-    """The network's logits (B, K) float32; zeros, without running it, where none of them is wanted,
-    (B,) bool.
+    """The network's logits (B, K) float32 where they are wanted, (B,) bool, and anything elsewhere:
+    where none is, the network does not run.
 
-    Where they are differentiated the network runs in any case: on a CPU the gradient of a
-    convolution in a branch of `lax.cond` takes nine times as long as outside of one.
+    Where they are differentiated it runs in any case: on a CPU the gradient of a convolution in a
+    branch of `lax.cond` takes nine times as long as outside of one.
     """
-    shape = jax.eval_shape(network, images).shape
+    pure, closed_over = jax.closure_convert(_in_float32, network, images)
+    return _ask_pure(pure, network, wanted, images, closed_over)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _ask_pure(pure, network, wanted, images, closed_over):
+    shape = jax.eval_shape(pure, network, images, *closed_over).shape
     return lax.cond(
         jnp.any(wanted),
-        lambda x: _in_float32(network, x),
-        lambda x: jnp.zeros(shape, jnp.float32),
-        images,
+        lambda: pure(network, images, *closed_over),
+        lambda: jnp.zeros(shape, jnp.float32),
     )
 
 
-def _ask_forward(network, wanted, images):
-    return jax.vjp(_in_float32, network, images)
-
-
-def _ask_backward(pull_back, cotangent):
-    of_network, of_images = pull_back(cotangent)
-    return of_network, None, of_images
-
-
-_ask.defvjp(_ask_forward, _ask_backward)
+@_ask_pure.defjvp
+def _ask_jvp(pure, primals, tangents):
+    network, wanted, images, closed_over = primals
+    of_network, _, of_images, of_closed_over = tangents
+    # Selected at both ends: an infinite slope of a network that is not wanted times nothing at
+    # all would else be NaN.
+    of_images = jnp.where(wanted[:, None, None, None], of_images, 0.0)
+    logits, of_logits = jax.jvp(
+        lambda n, x, c: pure(n, x, *c),
+        (network, images, closed_over),
+        (of_network, of_images, of_closed_over),
+    )
+    return logits, jnp.where(wanted[:, None], of_logits, 0.0)
 
 
 def _in_float32(network, images):

@@ -59,16 +59,14 @@ class Attacked:
 
     images: np.ndarray  # (N, H, W, C): the last ones
     told: np.ndarray  # (N,): the label that the last query in the loop was answered with (CS)
-    told_all: np.ndarray  # (queries, N): those of all queries
+    told_all: np.ndarray  # (queries, N): those of all queries, then the last again
     deceived: np.ndarray  # (queries, N): whether the decoy answered
     queries: np.ndarray  # (N,)
 
     @property
     def by_decoy(self) -> np.ndarray:
-        """(N,): of an image's queries, those that the decoy answered. Whoever is done before his
-        batch-mates goes on being asked about, which the record shows and this does not count."""
-        own = np.arange(len(self.deceived))[:, None] < self.queries
-        return (self.deceived & own).sum(axis=0)
+        """(N,): of an image's queries, those that the decoy answered; dummies aside."""
+        return own_queries(self.deceived, self.queries).sum(axis=0)
 
 
 def drive(
@@ -77,9 +75,12 @@ def drive(
     images: np.ndarray,
     labels: np.ndarray,
     *,
+    keys: jax.Array | None = None,
     on_query: Callable[[np.ndarray], object] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Attacks one batch: the arrays of an `Attacked`; `on_query` is shown the images of each query.
+    """Attacks one batch: the arrays of an `Attacked`.
+
+    `keys` (N,) are what an evasion draws with; `on_query` is shown the images of each query.
 
     The steps are called from Python, jitted: on a CPU XLA is slow in compiled loops, on a GPU a
     step takes far longer than its call. `attacks_jax.run` is not used since it returns the best
@@ -89,7 +90,9 @@ def drive(
     attack, oracle = spec.make(), evading(evasion, system, turns=turns)
     goals = labels if spec.target is None else np.full(len(labels), spec.target, np.int32)
     queries = spec.steps * evasion.samples
-    before = begin(evasion, system, len(images), images.shape[1:], queries=queries, turns=turns)
+    before = begin(
+        evasion, system, len(images), images.shape[1:], queries=queries, turns=turns, keys=keys
+    )
     state = _init(attack, oracle, before, jnp.asarray(images), jnp.asarray(goals))
     for step in range(spec.steps):
         if step % ASK_EVERY == 0 and bool(state.done.all()):
@@ -98,15 +101,22 @@ def drive(
             on_query(np.array(state.images))
         state = _step(attack, oracle, state)
     seen = state.oracle_state.record
-    told_all, asked = np.asarray(seen.told), evasion.samples * np.asarray(state.queries)
-    last = np.minimum(asked, queries) - 1  # whoever was done went on being asked about
+    asked = np.minimum(evasion.samples * np.asarray(state.queries), queries)
+    # Whoever was done went on being asked about. To the attacker the last answer is the last.
+    last = np.minimum(np.arange(queries)[:, None], asked - 1)
+    told = np.take_along_axis(np.asarray(seen.told), last, axis=0)
     return {
         "images": np.asarray(state.images),
-        "told": told_all[last, np.arange(len(last))],
-        "told_all": told_all,
-        "deceived": np.asarray(seen.deceived),
+        "told": told[-1],
+        "told_all": told,
+        "deceived": own_queries(np.asarray(seen.deceived), asked),
         "queries": asked,
     }
+
+
+def own_queries(deceived: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """(Q, N) bool: those of the queries that the decoy answered which the attack needed, (N,)."""
+    return deceived & (np.arange(len(deceived))[:, None] < asked)
 
 
 @jax.jit

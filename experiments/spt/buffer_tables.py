@@ -8,6 +8,8 @@ eq. 3. "T-" is the mean over several untrained decoys, each of which is in `extr
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import spt_jax
 from experiments.results import Row
 from experiments.spt import paper_values, tracing
@@ -32,7 +34,7 @@ def measure_iv(lab: Lab, folder: Path) -> Measured:
         (None, UNTARGETED, paper_values.UNTARGETED_TRANSFER),
         (lab.config.target, TARGETED, paper_values.TARGETED_TRANSFER),
     ):
-        for size in sizes:
+        for size in lab.sizes(*sizes):
             spec = lab.spec("BIM", STEPS, size, target=target)
             for column, (title, defences) in enumerate(_columns(lab)):
                 made = [lab.attacked(spec, defence) for defence in defences]
@@ -62,20 +64,35 @@ def _columns(lab: Lab) -> list[tuple[str, list[Defence]]]:
 def measure_v(lab: Lab, folder: Path) -> Measured:
     """What the attacker believes, and what is: untargeted BIM."""
     rows = []
-    for size in UNTARGETED:
+    for size in lab.sizes(*UNTARGETED):
         spec = lab.spec("BIM", STEPS, size)
         first = size == UNTARGETED[0]
         adv = paper_values.UNTARGETED_ADV if first else None
         printed = paper_values.UNTARGETED_BUFFER if first else {}
         rows += systems(lab, "spt/V", spec, adv, printed, paper_values.DECOYS)
+        rows += _random_labels(lab, spec)
     return Measured(rows)
+
+
+def _random_labels(lab: Lab, spec: Spec) -> list[Row]:
+    """The paper's first scenario: labels drawn at random, and no gradient."""
+    defence = lab.buffer(Decoy("C4", "Td"), response="random")
+    attacked = lab.attacked(spec, defence)
+    cs, os = rates(lab, spec, attacked)
+    title, n = f"{CLASSIFIER} + random labels", len(attacked.images)
+    rows = [
+        lab.row("spt/V", title, spec, f"{metric(spec)}:{name}", value, n)
+        for name, value in (("CS", cs), ("OS", os))
+    ]
+    dr = deceive_rate(cs, os)
+    return rows if dr is None else [*rows, lab.row("spt/V", title, spec, "deceive_rate", dr, n)]
 
 
 def measure_vi(lab: Lab, folder: Path) -> Measured:
     """JSMA and MI-FGSM, targeted. The paper gives JSMA no settings: steps of theta = 1 change so
     much that no buffer sees them, so theta is 0.1."""
     target = lab.config.target
-    jsma = lab.spec("JSMA", 100, 0.1, target=target)
+    jsma = Spec("JSMA", lab.config.steps or 100, lab.config.jsma_theta, target=target)
     rows = systems(
         lab, "spt/VI", jsma, paper_values.JSMA_ADV, paper_values.JSMA_BUFFER,
         paper_values.DECOYS, images=lab.config.jsma_images,
@@ -204,12 +221,22 @@ def measure_queries(lab: Lab, folder: Path) -> Measured:
             if reset == "periodic":
                 bound = length + config.patience + (steps // length - 2) * config.patience
                 rows.append(lab.row("extra/spt/queries", system, spec, "queries:eq2", bound, n))
-    for system, defence in {
-        "buffer t=10": lab.buffer(decoy, length=10),
-        "buffer t=30": lab.buffer(decoy, length=30),
-        "chain R=10": Defence("chain", decoy),
-        "agreement": Defence("agreement", decoy),
-    }.items():
+    # Section IV-F: "approximately 0.4 MB" for t = 100, of images in bytes, and 8.28 MB for C4.
+    for system, defence, paper in (
+        ("buffer t=10", lab.buffer(decoy, length=10), None),
+        ("buffer t=30", lab.buffer(decoy, length=30), None),
+        ("buffer t=100", lab.buffer(decoy, length=100), 0.4e6),
+        ("chain R=10", Defence("chain", decoy), None),
+        ("agreement", Defence("agreement", decoy), None),
+    ):
         size = spt_jax.state_bytes(lab.system(defence), lab.data.image_shape)
-        rows.append(Row("extra/spt/storage", lab.dataset, system, "none", None, "bytes", size, 1))
+        rows.append(_storage(lab, system, size, paper))
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lab.decoy(decoy).params))
+    rows.append(_storage(lab, f"decoy {decoy.network}, {config.width}", weights, 8.28e6))
     return Measured(rows)
+
+
+def _storage(lab: Lab, what: str, size: int, paper: float | None) -> Row:
+    return Row(
+        "extra/spt/storage", lab.dataset, what, "none", None, "bytes", size, 1, lab.paper(paper)
+    )

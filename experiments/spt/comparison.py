@@ -53,7 +53,7 @@ def measure(lab: Lab, folder: Path) -> Measured:
             printed = paper_values.COMPARISON[name, kind]
             accuracy = _accuracy(victim, function, lab.data.test.images, lab.data.test.labels)
             rows.append(_clean(lab, _title(name, kind), accuracy, printed["accuracy"]))
-        for size in STEP_SIZES:
+        for size in lab.sizes(*STEP_SIZES):
             spec = lab.spec("BIM", STEPS, size, target=target)
             attacked = lab.attacked(spec, Defence("none"), classifier=victim)
             truth = lab.truth(attacked)
@@ -75,7 +75,7 @@ def _ours(lab: Lab) -> list[Row]:
     labels, _ = stream(system, lab.data.test.images)
     accuracy = float((labels == lab.data.test.labels).mean())
     rows = [_clean(lab, name, accuracy, printed["accuracy"])]
-    for size in STEP_SIZES:
+    for size in lab.sizes(*STEP_SIZES):
         first = size == STEP_SIZES[0]
         spec = lab.spec("BIM", STEPS, size, target=lab.config.target)
         attacked = lab.attacked(spec, defence)
@@ -86,12 +86,11 @@ def _ours(lab: Lab) -> list[Row]:
         rows.append(lab.row("spt/VIII", name, spec, "attack_success_rate_all:CS", cs, n))
         dr = deceive_rate(cs, os)
         if dr is not None:
-            rows.append(
-                lab.row("spt/VIII", name, spec, "deceive_rate", dr, n,
-                        printed["deceive_rate"] if first else None)
-            )  # fmt: skip
+            rows.append(lab.row("spt/VIII", name, spec, "deceive_rate", dr, n))
         if os:  # the paper's own reckoning, which takes CS for 1
-            rows.append(lab.row("spt/VIII", name, spec, "deceive_rate@CS=1", abs(1 - 1 / os), n))
+            paper = printed["deceive_rate"] if first else None
+            dr = abs(1 - 1 / os)
+            rows.append(lab.row("spt/VIII", name, spec, "deceive_rate@CS=1", dr, n, paper))
     return rows
 
 
@@ -99,11 +98,9 @@ def _filters_attacked(lab: Lab) -> list[Row]:
     """Who attacks through the filter: with its gradient (median), or a differentiable JPEG."""
     victim, rows = lab.network(CLASSIFIER), []
     for kind, function in ATTACKED_THROUGH.items():
-        behind = Victim(
-            victim.features_and_logits, as_classifier(function, victim), f"{kind} {victim.key}",
-            victim.params,
-        )  # fmt: skip
-        for size in STEP_SIZES:
+        key = f"{kind} {MEDIAN_SIZE} {JPEG_QUALITY} {victim.key}"
+        behind = victim._replace(logits=as_classifier(function, victim), key=key)
+        for size in lab.sizes(*STEP_SIZES):
             spec = lab.spec("BIM", STEPS, size, target=lab.config.target)
             attacked = lab.attacked(spec, Defence("none"), classifier=behind)
             found = labels_of_filtered(victim, FILTERS[kind], attacked.images)

@@ -31,14 +31,16 @@ class Config:
     seed: int = 0
     images: int = 200  # attacked in each row, of the test set; the paper: all 10,000
     jsma_images: int = 50
-    adaptive_images: int = 100  # of the rows on attackers who know
+    adaptive_images: int = 60  # of the rows on attackers who know
+    natural_images: int = 200  # duplicated, and filmed
     untrained_seeds: int = 3  # decoys without training (T-) are a lottery: how many are drawn
     length: int = 10  # t; section IV-A
     threshold_db: float = 35.0  # T
     patience: int = 5  # S
     target: int = 0  # the class of targeted attacks
     steps: int | None = None  # of the attacks, where the tables' own are not wanted
-    step_size: float | None = None  # likewise
+    step_size: float | None = None  # likewise, but for JSMA's
+    jsma_theta: float = 0.1  # JSMA's change of a pixel; the paper gives none
     width: Literal["slim", "full"] = "slim"  # of the networks
     chunk: int = 100  # images attacked at a time: no result depends on it
     output_dir: Path | None = None  # runs/spt-DATASET-PRESET-TABLE-seedSEED by default
@@ -52,13 +54,14 @@ class Config:
             "images",
             "jsma_images",
             "adaptive_images",
+            "natural_images",
             "untrained_seeds",
             "length",
             "chunk",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("steps", "step_size"):
+        for name in ("steps", "step_size", "jsma_theta"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"expected {name} above 0, got {value}")
@@ -78,8 +81,8 @@ def preset(name: Preset, dataset: DatasetName, table: Table) -> Config:
     if name == "paper":
         return Config(
             table, dataset, name,
-            images=10_000, jsma_images=1000, adaptive_images=1000, untrained_seeds=5,
-            width="full", chunk=1000, faces=FacesConfig.paper(),
+            images=10_000, jsma_images=1000, adaptive_images=500, natural_images=500,
+            untrained_seeds=5, width="full", chunk=1000, faces=FacesConfig.paper(),
         )  # fmt: skip
     return Config(table, dataset, name, faces=FacesConfig.quick())
 

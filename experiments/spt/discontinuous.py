@@ -21,11 +21,11 @@ DECOY = Decoy("C4", "Ts")
 NONE = Defence("none")
 
 
-def chain(threshold_db: float, rule: str = "own") -> Defence:
+def chain(threshold_db: float, rule: str = "own", decoy: Decoy = DECOY) -> Defence:
     """Section IV-D's chains: ten regions, twenty long, triggered above five."""
     options = {"regions": 10, "chain_length": 20, "trigger": 5}
     options |= {"threshold_db": threshold_db, "rule": rule}  # type: ignore[dict-item]
-    return Defence("chain", DECOY, tuple(sorted(options.items())))
+    return Defence("chain", decoy, tuple(sorted(options.items())))
 
 
 def flags(rule: str) -> Defence:
@@ -71,7 +71,7 @@ def _rows(lab: Lab, table: str, cases: dict[str, tuple[Defence, bool]], printed:
             Row(table, lab.dataset, "clean", "none", None, f"attack_success_rate_all:{name}",
                 float(of_target), len(lab.data.test), lab.paper(printed["clean"][column]))
         )  # fmt: skip
-    for size in STEP_SIZES:
+    for size in lab.sizes(*STEP_SIZES):
         for title, (defence, cut) in cases.items():
             spec = lab.spec("BIM", STEPS, size, target=lab.config.target, cut=cut, turns=TURNS)
             attacked = lab.attacked(spec, defence)

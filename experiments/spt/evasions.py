@@ -20,7 +20,8 @@ from experiments.spt.watching import Record, Watch, start
 class Evasion:
     """What an attacker does against a memory; nothing by default."""
 
-    dummy_every: int = 0  # queries after which an image of noise is sent, whose answer is ignored
+    dummy_every: int = 0  # queries after which images of noise are sent, whose answers are ignored
+    dummies: int = 1  # so many each time
     noise: float = 0.0  # standard deviation of what is added to each query
     samples: int = 1  # queries whose mean answer a step goes by: EOT over the noise
     clients: int = 1  # identities between which queries alternate
@@ -29,7 +30,8 @@ class Evasion:
     def title(self) -> str:
         parts = []
         if self.dummy_every:
-            parts.append(f"dummy every {self.dummy_every}")
+            count = "a dummy" if self.dummies == 1 else f"{self.dummies} dummies"
+            parts.append(f"{count} every {self.dummy_every}")
         if self.noise:
             parts.append(f"noise {self.noise:g}")
         if self.samples > 1:
@@ -46,7 +48,7 @@ class Evading(NamedTuple):
     """The oracle's state: the record, all clients' system states in it, and randomness."""
 
     record: Record
-    key: jax.Array
+    keys: jax.Array  # (B,), an image's own: no example depends on its batch-mates
 
 
 class Evade(NamedTuple):
@@ -64,30 +66,35 @@ class Evade(NamedTuple):
 
     def _ask(self, system, state, images):
         how, record = self.evasion, state.record
-        key, noise_key, dummy_key = jax.random.split(state.key, 3)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, record.asked)
         if how.noise:
-            noise = how.noise * jax.random.normal(noise_key, images.shape)
-            images = jnp.clip(images + noise, 0.0, 1.0)
+            noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+            images = jnp.clip(images + how.noise * noise, 0.0, 1.0)
         if how.dummy_every:
-            turn = record.asked % how.dummy_every == how.dummy_every - 1
+            turn = (record.asked > 0) & (record.asked % how.dummy_every == 0)
             record = lax.cond(
-                turn, lambda r: self._distract(system, r, dummy_key, images), lambda r: r, record
+                turn, lambda r: self._distract(system, r, keys, images), lambda r: r, record
             )
         watch = Watch(self.turns)
         if how.clients == 1:
             record, logits = watch(system, record, images)
-            return Evading(record, key), logits
+            return state._replace(record=record), logits
         of_all, mine = record.system, record.asked % how.clients
         record = record._replace(system=jax.tree.map(lambda leaf: leaf[mine], of_all))
         record, logits = watch(system, record, images)
         of_all = jax.tree.map(lambda leaf, new: leaf.at[mine].set(new), of_all, record.system)
-        return Evading(record._replace(system=of_all), key), logits
+        return state._replace(record=record._replace(system=of_all)), logits
 
-    def _distract(self, system, record, key, images):
-        """A query that only the memory notices: an image of noise, like no other."""
-        dummies = jax.random.uniform(key, images.shape)
-        _, evidence = system.look(dummies)
-        states, _ = jax.vmap(system.decide)(record.system, evidence)
+    def _distract(self, system, record, keys, images):
+        """Queries that only the memory notices: images of noise, like no other."""
+
+        def send(states, number):
+            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+            dummies = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(own)
+            _, evidence = system.look(dummies)
+            return jax.vmap(system.decide)(states, evidence)[0], None
+
+        states, _ = lax.scan(send, record.system, jnp.arange(self.evasion.dummies))
         return record._replace(system=states)
 
 
@@ -110,12 +117,16 @@ def begin(
     *,
     queries: int,
     turns: int = 1,
+    keys: jax.Array | None = None,
 ) -> Evading:
-    """The state before the first query, with room in the record for so many of them."""
+    """The state before the first query, with room in the record for so many of them; `keys` (B,)
+    are what noise and dummies are drawn with."""
     record = start(system, batch, image_shape, queries=queries, turns=turns)
     if evasion.clients > 1:
         of_all = jax.tree.map(
             lambda leaf: jnp.repeat(leaf[None], evasion.clients, axis=0), record.system
         )
         record = record._replace(system=of_all)
-    return Evading(record, jax.random.key(0))
+    if keys is None:
+        keys = jax.random.split(jax.random.key(0), batch)
+    return Evading(record, keys)

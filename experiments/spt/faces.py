@@ -192,7 +192,7 @@ def measure(
         for name, network in (("Classifier1", victim), ("Classifier3", fallback))
     ]
     for name, flags in judge(systems, steered, test.images, config).items():
-        rows.append(row(name, "fpr", flags.mean(), len(test)))
+        rows.append(row(name, "fpr", flags.mean(), len(test), table=TABLE))
     for name, limit in limits.items():
         rows.append(row(name, "threshold", limit, len(calibration)))
     witnesses = sum(int(layer.sum()) for layer in steered.witnesses)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import spt_jax
@@ -28,6 +29,7 @@ ADVERSARIAL = {
     "full": {"adversarial": AdversarialConfig(), "epochs": 10},
     "slim": {"adversarial": AdversarialConfig(step_size=5 / 255, num_steps=2), "epochs": 4},
 }
+PRINTED = (None, None, 10, 35.0, 5)  # steps and step size as the tables', then t, T, S
 LABELS = {"Ts": "true", "Td": "replaced"}  # table III
 
 
@@ -61,8 +63,20 @@ class Lab:
         return self.data.name
 
     def paper(self, value: float | None) -> float | None:
-        """The paper's value, which is one for CIFAR-10."""
-        return value if self.dataset == "cifar10" else None
+        """The paper's value, which is one for CIFAR-10 and the paper's settings."""
+        config = self.config
+        given = (
+            config.steps,
+            config.step_size,
+            config.length,
+            config.threshold_db,
+            config.patience,
+        )
+        return value if self.dataset == "cifar10" and given == PRINTED else None
+
+    def sizes(self, *tables: float) -> tuple[float, ...]:
+        """Step sizes: the table's own, or the one on the command line."""
+        return (self.config.step_size,) if self.config.step_size else tables
 
     def network(self, name: str, *, labels: str = "true", adversarial: bool = False) -> Victim:
         """A trained network of table II."""
@@ -94,12 +108,34 @@ class Lab:
         }
         return Defence("buffer", decoy, tuple(sorted((given | options).items())))
 
+    @functools.cached_property
+    def encoder(self) -> Any:
+        """OSD's."""
+        config = self.config
+        return osd_encoder.get(self.data, seed=config.seed, cache_dir=config.cache_dir)
+
+    @functools.cached_property
+    def osd_threshold(self) -> float:
+        """Of held-out images, 0.1% are nearer to the others: OSD's paper takes training images,
+        which an encoder knows."""
+        images = self.data.validation.images[:2000]
+        batches = (images[i : i + 500] for i in range(0, len(images), 500))
+        encodings = np.concatenate([np.asarray(_call(self.encoder, batch)) for batch in batches])
+        return float(spt_jax.osd_threshold(jnp.asarray(encodings)))
+
+    def key(self, defence: Defence, classifier: Victim, **determines: Any) -> str:
+        """A cache key of what an attack on a system depends on."""
+        return cache.key(
+            defence=defence,
+            victim=classifier.key,
+            decoy=self.decoy(defence.decoy).key if defence.decoy else "",
+            seed=self.config.seed,
+            version=VERSION,
+            **determines,
+        )
+
     def system(self, defence: Defence, classifier: Victim | None = None) -> spt_jax.System:
-        encode = None
-        if defence.kind == "osd":
-            encode = osd_encoder.get(
-                self.data, seed=self.config.seed, cache_dir=self.config.cache_dir
-            )
+        encode = self.encoder if defence.kind == "osd" else None
         decoy = self.decoy(defence.decoy) if defence.decoy else None
         return defence.make(classifier or self.network(CLASSIFIER), decoy, encode)
 
@@ -125,17 +161,10 @@ class Lab:
                 f"expected at least {spec.turns} images, that take turns, got {len(self.split)}"
             )
         chunk = max(min(self.config.chunk, count) // spec.turns, 1) * spec.turns
-        decoy = self.decoy(defence.decoy).key if defence.decoy else ""
-        key = cache.key(
-            spec=spec,
-            defence=defence,
-            victim=victim.key,
-            decoy=decoy,
-            images=cache.digest(self.split.images[:count], self.split.labels[:count]),
-            chunk=chunk,
-            seed=self.config.seed,
-            version=VERSION,
-        )
+        digest = cache.digest(self.split.images[:count], self.split.labels[:count])
+        key = self.key(defence, victim, spec=spec, images=digest, chunk=chunk)
+        # What an evasion draws for an image is the same in any chunk.
+        keys = jax.random.split(jax.random.key(self.config.seed), count)
         folder = self.config.cache_dir / f"spt-{self.dataset}-{spec.name}-{key}"
         title = f"{spec.title} {spec.step_size:g} on {defence.kind}"
         system = self.system(defence, victim)
@@ -147,9 +176,8 @@ class Lab:
                 def compute(rows=rows):
                     # The last chunk is filled up with repeats, so that all have one shape.
                     padded = np.resize(rows, chunk)
-                    arrays = drive(
-                        spec, system, self.split.images[padded], self.split.labels[padded]
-                    )
+                    images, labels = self.split.images[padded], self.split.labels[padded]
+                    arrays = drive(spec, system, images, labels, keys=keys[padded])
                     return {
                         name: array[:, : len(rows)] if name in BY_QUERY else array[: len(rows)]
                         for name, array in arrays.items()

@@ -1,13 +1,13 @@
 """Who does not attack: how many queries of natural streams are deceived, and what accuracy that
 costs. SPT, section III-B, "Does this defence process have any effects", put to the test."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-import spt_jax
-from experiments import osd_encoder
+from experiments import cache, progress
 from experiments.datasets import Split
 from experiments.results import Row
 from experiments.spt.defences import Decoy, Defence
@@ -17,49 +17,58 @@ from experiments.spt.lab import CLASSIFIER, Lab, Measured, predict
 FRAMES = 30  # of a video
 REPEATS = 30  # of a duplicate
 MAX_SHIFT, BRIGHTNESS = 1, 0.01  # from frame to frame: pixels, and the largest change
+# Whose labels are others: what is deceived is lost, so nothing is hidden by a good decoy.
+DECOY = Decoy("C4", "Td")
 
 
-def defences(lab: Lab, network: str = "C4") -> dict[str, Defence]:
-    """All that remember, as their papers set them: SPT's, then its rivals."""
-    decoy = Decoy(network, "Ts")
+def defences(lab: Lab) -> dict[str, Defence]:
+    """All that remember, as their papers set them: SPT's, then its rivals. Flags ask for a second
+    network with the true labels; the others answer from one with replaced labels."""
     # Blacklight's paper has wider windows for images with a uniform background.
     window = 50 if lab.dataset in ("digits", "mnist", "fashion_mnist") else 20
     return {
-        "buffer": lab.buffer(decoy),
-        "buffer, on_dissimilar": lab.buffer(decoy, reset="on_dissimilar"),
-        "chain 30 dB": chain(30.0),
-        "chain 25 dB": chain(25.0),
+        "buffer": lab.buffer(DECOY),
+        "buffer, on_dissimilar": lab.buffer(DECOY, reset="on_dissimilar"),
+        "chain 30 dB": chain(30.0, decoy=DECOY),
+        "chain 25 dB": chain(25.0, decoy=DECOY),
         "agreement and": flags("and"),
-        "Blacklight": Defence("blacklight", decoy, (("capacity", 1000), ("window", window))),
-        "OSD": Defence("osd", decoy, (("threshold", osd_threshold(lab)),)),
+        "Blacklight": Defence("blacklight", DECOY, (("window", window),)),
+        "OSD": Defence("osd", DECOY, (("threshold", lab.osd_threshold),)),
     }
-
-
-def osd_threshold(lab: Lab) -> float:
-    """As its paper has it: 0.1% of natural training images are nearer to the others."""
-    encode = osd_encoder.get(lab.data, seed=lab.config.seed, cache_dir=lab.config.cache_dir)
-    images = lab.data.validation.images[:2000]
-    parts = [np.asarray(encode(images[i : i + 500])) for i in range(0, len(images), 500)]
-    return float(spt_jax.osd_threshold(jnp.asarray(np.concatenate(parts))))
 
 
 def measure(lab: Lab, folder: Path) -> Measured:
     rows = []
-    streams = {
-        "shuffled": lab.data.test,
-        "duplicates": duplicates(lab.split, REPEATS),
-        "video": video(lab.split, FRAMES, seed=lab.config.seed),
+    count = lab.config.natural_images
+    few = Split(lab.split.images[:count], lab.split.labels[:count])
+    streams: dict[str, Callable[[], Split]] = {
+        "shuffled": lambda: lab.data.test,
+        "duplicates": lambda: duplicates(few, REPEATS),
+        "video": lambda: video(few, FRAMES, seed=lab.config.seed),
     }
-    bare = lab.network(CLASSIFIER)
-    for name, split in streams.items():
-        accuracy = (predict(bare, split.images) == split.labels).mean()
-        rows.append(_row(lab, CLASSIFIER, name, "accuracy_all", accuracy, len(split)))
-        for title, defence in defences(lab).items():
-            labels, deceived = stream(lab.system(defence), split.images)
-            loss = accuracy - (labels == split.labels).mean()
+    for name, make in streams.items():
+        split = make()
+        bare = predict(lab.network(CLASSIFIER), split.images) == split.labels
+        rows.append(_row(lab, CLASSIFIER, name, "accuracy_all", bare.mean(), len(split)))
+        for title, defence in progress.over(defences(lab).items(), f"stream: {name}"):
+            labels, deceived = _answers(lab, defence, split)
+            lost = bare.mean() - (labels == split.labels).mean()
             rows.append(_row(lab, title, name, "fpr", deceived.mean(), len(split)))
-            rows.append(_row(lab, title, name, "accuracy_lost", loss, len(split)))
+            rows.append(_row(lab, title, name, "accuracy_lost", lost, len(split)))
     return Measured(rows)
+
+
+def _answers(lab: Lab, defence: Defence, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, deceived) of a stream, each (N,), from the cache if they are there."""
+    digest = cache.digest(split.images, split.labels)
+    key = lab.key(defence, lab.network(CLASSIFIER), stream=digest)
+
+    def compute() -> dict[str, np.ndarray]:
+        labels, deceived = stream(lab.system(defence), split.images)
+        return {"labels": labels, "deceived": deceived}
+
+    found = cache.arrays(lab.config.cache_dir / f"spt-{lab.dataset}-stream-{key}.npz", compute)
+    return found["labels"], found["deceived"]
 
 
 def duplicates(split: Split, repeats: int) -> Split:
@@ -74,8 +83,8 @@ def video(split: Split, frames: int, *, seed: int) -> Split:
     count, height, width, _ = split.images.shape
     reach = frames * MAX_SHIFT
     padded = np.pad(split.images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    corner: np.ndarray = np.full((count, 2), reach)
-    brightness: np.ndarray = np.zeros((count, 1, 1, 1))
+    corner: Any = np.full((count, 2), reach)
+    brightness: Any = np.zeros((count, 1, 1, 1))
     film = []
     for _ in range(frames):
         cut = [

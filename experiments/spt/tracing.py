@@ -23,6 +23,7 @@ def draw(
     path: list[np.ndarray] = []
     seen = drive(spec, lab.system(defence), images, labels, on_query=path.append)
     os_labels = np.stack([predict(original, sent) for sent in path])
+    # (Images that are done early go on as they are, and so do their answers.)
     told, deceived = seen["told_all"][: len(path)], seen["deceived"][: len(path)]
     wanted = labels if spec.target is None else spec.target
     length = dict(defence.options).get("length", lab.config.length)

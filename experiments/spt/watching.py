@@ -15,7 +15,6 @@ class Record(NamedTuple):
     asked: jax.Array  # () int32: queries of each image so far
     told: jax.Array  # (Q, B) int32: the labels that the attacker was told, by query
     deceived: jax.Array  # (Q, B) bool: who answered
-    by_decoy: jax.Array  # (B,) int32: queries that the decoy answered, of all
 
 
 class Watch(NamedTuple):
@@ -38,7 +37,6 @@ class Watch(NamedTuple):
             asked=record.asked + 1,
             told=record.told.at[row].set(answers.label, mode="drop"),
             deceived=record.deceived.at[row].set(answers.deceived, mode="drop"),
-            by_decoy=record.by_decoy + answers.deceived,
         )
         return seen, answers.logits
 
@@ -47,10 +45,10 @@ def start(
     system: spt_jax.System, batch: int, image_shape: tuple, *, queries: int, turns: int = 1
 ) -> Record:
     """A record of nothing, with room for so many queries of each of `batch` images."""
+    key = jax.random.key(0) if system.response == "random" else None
     return Record(
-        system=system.init_clients(batch // turns, image_shape),
+        system=system.init_clients(batch // turns, image_shape, key),
         asked=jnp.zeros((), jnp.int32),
         told=jnp.zeros((queries, batch), jnp.int32),
         deceived=jnp.zeros((queries, batch), bool),
-        by_decoy=jnp.zeros(batch, jnp.int32),
     )

@@ -20,9 +20,10 @@ import spt_jax
 from experiments import timing, victims
 from experiments.datasets import Dataset
 from experiments.results import Row
-from experiments.victims.networks import NetworkConfig
+from experiments.victims.networks import Architecture, NetworkConfig
 
 TABLE = "extra/benchmark/spt"
+NETWORKS: tuple[Architecture, Architecture] = ("VGG", "C4")  # the classifier and the decoy
 QUERIES = 50  # of one client, in a measurement
 STREAM, CHUNK = 10_000, 500
 CLIENTS = 1024
@@ -35,8 +36,7 @@ MEMORY_SHARE = 0.7  # of the memory that is free: what is larger is left out
 def measure(config: Any, data: Dataset) -> list[Row]:
     """All rows; `config` is a `benchmark.Config`."""
     make = partial(victims.get, data, seed=0, cache_dir=Path())  # untrained: nothing is kept
-    classifier = make(NetworkConfig("VGG", epochs=0)).logits
-    decoy = make(NetworkConfig("C4", epochs=0)).logits
+    classifier, decoy = (make(NetworkConfig(name, epochs=0)).logits for name in NETWORKS)
     system = spt_jax.buffer(classifier, decoy)
     images = jnp.asarray(np.resize(data.test.images, (CLIENTS, *data.image_shape)))
     row = partial(_row, config.dataset)

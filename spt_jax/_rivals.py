@@ -43,6 +43,8 @@ def blacklight(
         capacity=capacity,
     )  # fmt: skip
     check_counts(or_zero=True, threshold=threshold, salt=salt)
+    if quantisation > 255:
+        raise ValueError(f"expected quantisation of at most 255, got {quantisation}")
     automaton = Blacklight(threshold, window, quantisation, fingerprint_size, capacity, salt)
     return package(automaton, classifier, decoy, response)
 

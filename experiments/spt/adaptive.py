@@ -156,6 +156,8 @@ def _by_queries(lab: Lab) -> list[Row]:
     right = np.flatnonzero(labels_of(victim.logits, lab.split.images) == lab.split.labels)
     images = lab.split.images[right][:QUERY_IMAGES]
     labels = lab.split.labels[right][:QUERY_IMAGES]
+    if not len(labels):
+        return []
     for title, defence in (UNPROTECTED | defences(lab)).items():
         for name, attack in progress.over(ASKING.items(), f"queries on {title}"):
             made = _asked(lab, attack, defence, images, labels)

@@ -84,6 +84,8 @@ def preset(name: Preset, dataset: DatasetName, table: Table) -> Config:
             images=10_000, jsma_images=1000, adaptive_images=500, natural_images=500,
             untrained_seeds=5, width="full", chunk=1000, faces=FacesConfig.paper(),
         )  # fmt: skip
+    if table == "demo":  # two minutes, training included
+        return Config(table, dataset, name, images=50, untrained_seeds=1)
     return Config(table, dataset, name, faces=FacesConfig.quick())
 
 

@@ -227,7 +227,7 @@ _NETWORKS: dict[tuple[Architecture, Width], tuple[nn.Module, tuple[int, ...]]] =
 # Epochs of each data set. The defaults for slim keep a training under five minutes on two CPU
 # cores, and under twenty seconds for digits.
 _EPOCHS: dict[str, dict[Width, int]] = {
-    "digits": {"slim": 30, "full": 30},
+    "digits": {"slim": 20, "full": 20},
     "mnist": {"slim": 3, "full": 20},
     "fashion_mnist": {"slim": 5, "full": 30},
     "cifar10": {"slim": 5, "full": 30},

@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from experiments import benchmark, benchmark_attacks, benchmark_victims, timing, victims
+from experiments import (
+    benchmark,
+    benchmark_attacks,
+    benchmark_spt,
+    benchmark_victims,
+    timing,
+    victims,
+)
 
 
 @pytest.fixture(name="run")
@@ -13,6 +20,9 @@ def _run(tmp_path, monkeypatch):
     small = victims.VictimConfig((4, 8), dense=16, epochs=1, batch_size=200)
     monkeypatch.setitem(benchmark_victims.CONFIGS, "digits", small)
     monkeypatch.setattr(benchmark_attacks.peers, "installed", lambda: [])
+    monkeypatch.setattr(benchmark_spt, "NETWORKS", ("LeNet", "LeNet"))
+    monkeypatch.setattr(benchmark_spt, "CLIENTS", 8)
+    monkeypatch.setattr(benchmark_spt, "CHAINS", (3,))
 
     def run(what, **options):
         config = benchmark.Config(
@@ -30,6 +40,7 @@ def _run(tmp_path, monkeypatch):
     [
         ("attacks", {"seconds", "compile_seconds", "ratio_to_floor", "queries", "success_rate"}),
         ("detectors", {"milliseconds:score", "milliseconds:forward", "score_to_forward"}),
+        ("spt", {"over_classifier", "over_decoy", "ratio_to_floor", "bytes_per_client"}),
     ],
 )
 def test_it_writes_its_figures(run, tmp_path, what, metrics):

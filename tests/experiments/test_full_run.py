@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import full_run
+from experiments.spt import config as spt_config
 
 
 @pytest.fixture(name="plan")
@@ -39,6 +40,14 @@ def test_a_program_that_fails_ends_it_with_its_status(plan, tmp_path):
     plan[:] = ["bad", "first"]
     assert full_run.main(full_run.Config(runs_dir=tmp_path / "runs")) == 3
     assert not (tmp_path / "runs" / "first").exists()
+
+
+def test_the_plan_has_spt_s_tables_as_its_program_takes_them():
+    commands = [c for _, c in full_run.plan(full_run.Config()) if c[1] == "experiments.spt"]
+    configs = [spt_config.parse(command[2:]) for command in commands]
+    assert tuple(config.table for config in configs) == spt_config.ALL
+    assert {c.preset for c in configs if c.table != "IX"} == {"paper"}
+    assert {c.dataset for c in configs} == {"cifar10"}
 
 
 def test_the_plan_is_both_programs_at_the_paper_s_preset():

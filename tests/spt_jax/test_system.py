@@ -134,6 +134,41 @@ def test_the_gradient_is_that_of_whoever_answered(kind):
     assert {True, False} == set(told)
 
 
+def test_an_infinite_slope_of_who_did_not_answer_is_nobody_s_gradient():
+    classifier = toys.classifier
+    image = jnp.full(toys.SHAPE, 0.5)
+
+    def steep(images):  # the square root's slope at 0 is infinite
+        return jnp.sqrt(0.0 * classifier(images))
+
+    always = {"length": 1, "patience": 0, "reset": "on_dissimilar"}
+    for system, deceives in (
+        (spt_jax.buffer(classifier, steep), False),
+        (spt_jax.buffer(steep, classifier, **always), True),
+    ):
+        state = system.init(toys.SHAPE)
+        for _ in range(3):
+            state, answer = system.query(state, image)
+        assert bool(answer.deceived) == deceives
+        gradient = jax.grad(lambda x, s=system, at=state: s.query(at, x)[1].logits[0])(image)
+        want = jax.grad(lambda x: classifier(x[None])[0, 0])(image)
+        np.testing.assert_allclose(gradient, want, rtol=1e-5)
+
+
+def test_answers_differentiate_forwards_and_by_weights_too():
+    weights = jax.random.normal(jax.random.key(0), (16, toys.CLASSES))
+    image = jnp.full(toys.SHAPE, 0.5)
+
+    def label(weights, image):
+        system = spt_jax.buffer(lambda x: x.reshape(len(x), -1) @ weights, toys.decoy)  # a closure
+        return system.query(system.init(toys.SHAPE), image)[1].logits
+
+    forwards = jax.jacfwd(label, argnums=(0, 1))(weights, image)
+    backwards = jax.jacrev(label, argnums=(0, 1))(weights, image)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), forwards, backwards)
+    np.testing.assert_allclose(forwards[1].reshape(toys.CLASSES, -1), weights.T, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["buffer", "chain"])
 def test_the_memory_has_no_gradient(kind):
     """An answer depends on the images before it, and by no gradient."""

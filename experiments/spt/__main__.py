@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments import datasets, program, report, results
 from experiments.spt import (
     adaptive,
+    bookkeeping,
     buffer_tables,
     comparison,
     demo,
@@ -33,7 +34,7 @@ TABLES: dict[str, Callable[[Lab, Path], Measured]] = {
     "VIII": comparison.measure,
     "X": discontinuous.measure_x,
     "XI": discontinuous.measure_xi,
-    "queries": buffer_tables.measure_queries,
+    "queries": bookkeeping.measure,
     "adaptive": adaptive.measure,
     "natural": natural.measure,
 }

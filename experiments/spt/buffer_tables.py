@@ -8,9 +8,6 @@ eq. 3. "T-" is the mean over several untrained decoys, each of which is in `extr
 from pathlib import Path
 from typing import Any
 
-import jax
-
-import spt_jax
 from experiments.results import Row
 from experiments.spt import paper_values, tracing
 from experiments.spt.attacks import Attacked, Spec
@@ -197,46 +194,3 @@ def _decoys(lab: Lab, network: str, training: Training) -> list[Decoy]:
 
 def _title(decoy: Decoy) -> str:
     return f"{CLASSIFIER} + {decoy.title}"
-
-
-def measure_queries(lab: Lab, folder: Path) -> Measured:
-    """Section III-B's bookkeeping: how many queries reach the classifier, beside eq. 2 (exactly,
-    and as printed), under a BIM that the buffer sees; and section IV-F's storage."""
-    rows = []
-    config, decoy = lab.config, Decoy("C4", "Td")
-    for steps, length in ((40, 10), (100, 10), (100, 30)):
-        spec = Spec("BIM", steps, 3e-4, target=config.target)
-        for reset in ("periodic", "on_dissimilar"):
-            system = f"buffer t={length}, {reset}"
-            attacked = lab.attacked(spec, lab.buffer(decoy, length=length, reset=reset), images=100)
-            whole = attacked.queries == steps  # others were done before: the target at once
-            asked = (attacked.queries - attacked.by_decoy)[whole]
-            exact = spt_jax.classifier_queries(
-                steps, length=length, patience=config.patience, reset=reset
-            )
-            n = int(whole.sum())
-            rows.append(lab.row("extra/spt/queries", system, spec, "queries:measured",
-                                asked.mean() if n else 0.0, n))  # fmt: skip
-            rows.append(lab.row("extra/spt/queries", system, spec, "queries:exact", exact, n))
-            if reset == "periodic":
-                bound = length + config.patience + (steps // length - 2) * config.patience
-                rows.append(lab.row("extra/spt/queries", system, spec, "queries:eq2", bound, n))
-    # Section IV-F: "approximately 0.4 MB" for t = 100, of images in bytes, and 8.28 MB for C4.
-    for system, defence, paper in (
-        ("buffer t=10", lab.buffer(decoy, length=10), None),
-        ("buffer t=30", lab.buffer(decoy, length=30), None),
-        ("buffer t=100", lab.buffer(decoy, length=100), 0.4e6),
-        ("chain R=10", Defence("chain", decoy), None),
-        ("agreement", Defence("agreement", decoy), None),
-    ):
-        size = spt_jax.state_bytes(lab.system(defence), lab.data.image_shape)
-        rows.append(_storage(lab, system, size, paper))
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lab.decoy(decoy).params))
-    rows.append(_storage(lab, f"decoy {decoy.network}, {config.width}", weights, 8.28e6))
-    return Measured(rows)
-
-
-def _storage(lab: Lab, what: str, size: int, paper: float | None) -> Row:
-    return Row(
-        "extra/spt/storage", lab.dataset, what, "none", None, "bytes", size, 1, lab.paper(paper)
-    )

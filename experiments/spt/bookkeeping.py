@@ -1,0 +1,65 @@
+"""Section III-B's bookkeeping, how many queries reach the classifier under a BIM that the buffer
+sees, beside eq. 2 as printed and exactly; and section IV-F's storage."""
+
+from pathlib import Path
+
+import jax
+
+import spt_jax
+from experiments.results import Row
+from experiments.spt.attacks import Spec
+from experiments.spt.defences import Decoy, Defence
+from experiments.spt.lab import Lab, Measured
+
+DECOY = Decoy("C4", "Td")
+
+
+def measure(lab: Lab, folder: Path) -> Measured:
+    return Measured(_queries(lab) + _stored(lab))
+
+
+def _queries(lab: Lab) -> list[Row]:
+    rows, config = [], lab.config
+    for steps, length in ((40, 10), (100, 10), (100, 30)):
+        spec = Spec("BIM", steps, 3e-4, target=config.target)
+        for reset in ("periodic", "on_dissimilar"):
+            system = f"buffer t={length}, {reset}"
+            attacked = lab.attacked(spec, lab.buffer(DECOY, length=length, reset=reset), images=100)
+            whole = attacked.queries == steps  # others were done before: the target at once
+            asked = (attacked.queries - attacked.by_decoy)[whole]
+            exact = spt_jax.classifier_queries(
+                steps, length=length, patience=config.patience, reset=reset
+            )
+            n = int(whole.sum())
+            rows.append(lab.row("extra/spt/queries", system, spec, "queries:measured",
+                                asked.mean() if n else 0.0, n))  # fmt: skip
+            rows.append(lab.row("extra/spt/queries", system, spec, "queries:exact", exact, n))
+            if reset == "periodic":
+                bound = length + config.patience + (steps // length - 2) * config.patience
+                rows.append(lab.row("extra/spt/queries", system, spec, "queries:eq2", bound, n))
+    return rows
+
+
+def _stored(lab: Lab) -> list[Row]:
+    rows = []
+    # Section IV-F: "approximately 0.4 MB" for t = 100, of images in bytes, and 8.28 MB for C4.
+    for system, defence, paper in (
+        ("buffer t=10", lab.buffer(DECOY, length=10), None),
+        ("buffer t=30", lab.buffer(DECOY, length=30), None),
+        ("buffer t=100", lab.buffer(DECOY, length=100), 0.4e6),
+        ("chain R=10", Defence("chain", DECOY), None),
+        ("agreement", Defence("agreement", DECOY), None),
+    ):
+        size = spt_jax.state_bytes(lab.system(defence), lab.data.image_shape)
+        rows.append(_storage(lab, system, size, paper))
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lab.decoy(DECOY).params))
+    width = lab.config.width
+    paper = 8.28e6 if width == "full" else None
+    rows.append(_storage(lab, f"decoy {DECOY.network}, {width}", weights, paper))
+    return rows
+
+
+def _storage(lab: Lab, what: str, size: int, paper: float | None) -> Row:
+    return Row(
+        "extra/spt/storage", lab.dataset, what, "none", None, "bytes", size, 1, lab.paper(paper)
+    )

@@ -47,7 +47,7 @@ def get(
 
 
 def bind(network: CNN | Classifier, params: Any, key: str) -> Victim:
-    whole = Partial(network.apply, params)
+    whole = Partial(_apply(network), params)
     embed = Partial(_embed(network), params) if isinstance(network, Classifier) else None
     return Victim(whole, Partial(_logits, whole), key, params, embed)
 
@@ -72,7 +72,14 @@ def _logits(features_and_logits, images):
     return features_and_logits(images)[1]
 
 
-@functools.cache  # the same function for the same network, so that jit compiles it once
+# The same functions for equal networks, so that jit compiles them once: bound methods of equal
+# objects are not equal.
+@functools.cache
+def _apply(network):
+    return network.apply
+
+
+@functools.cache
 def _embed(network):
     return functools.partial(network.apply, method="embed")
 

@@ -263,9 +263,6 @@ def check(rows: list[dict]) -> None:
     for row in rows:
         assert np.isfinite(row["value"]) and row["n"] > 0 and row["paper"] is None
         assert row["dataset"] == "digits"
-    keys = [tuple(row[k] for k in ("table", "system", "attack", "strength", "metric"))
-            for row in rows]  # fmt: skip
-    assert len(set(keys)) == len(keys)
 
 
 @pytest.fixture(scope="module", name="finished")
@@ -292,6 +289,8 @@ def test_it_leaves_a_whole_run_folder(finished):
     folder, rows = finished
     check(rows)
     assert {row["table"] for row in rows} == {"extra/spt/demo"}
+    cells = {(row["system"], row["attack"], row["metric"]) for row in rows}
+    assert len(cells) == len(rows)
     assert {row["system"] for row in rows} == {"VGG", "VGG + C4 T-", "VGG + C4 Td"}
     names = {"config.json", "results.json", "report.html", "figures"}
     assert {p.name for p in (folder / "run").iterdir()} == names

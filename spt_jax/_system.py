@@ -155,13 +155,12 @@ class System:
         self, images: Images, heard: tuple[jax.Array, ...], deceived: jax.Array, draws: Any
     ) -> Answer:
         """The answers (B,), given what the memories decided; `heard` are logits known already."""
-
         logits = heard[0] if heard else _ask(self.classifier, ~deceived, images)
-        label = jnp.argmax(logits, axis=-1)
         if self.response == "random":
-            drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, logits.shape[-1]))(draws)
-            logits = jnp.where(deceived[:, None], 0.0, logits)
-            return Answer(logits, jnp.where(deceived, drawn, label).astype(jnp.int32), deceived)
+            classes = logits.shape[-1]
+            drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(draws)
+            label = jnp.where(deceived, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+            return Answer(jnp.where(deceived[:, None], 0.0, logits), label, deceived)
         by_decoy = heard[1] if len(heard) == 2 else _ask(self.decoy, deceived, images)
         if by_decoy.shape != logits.shape:
             raise ValueError(

@@ -30,7 +30,7 @@ CLIENTS = 1024
 SERVED = 64  # queries in a batch of the server
 TABLES = (1, 100, 10_000, 100_000)  # clients
 CHAINS = (10, 1000, 10_000, 100_000)  # heads
-MEMORY_SHARE = 0.7  # of the memory that is free: what is larger is left out
+MEMORY_SHARE = 0.4  # of the memory that is free: what is larger is left out
 
 
 def measure(config: Any, data: Dataset) -> list[Row]:
@@ -207,7 +207,7 @@ def _chains(row: Any, classifier: Any, decoy: Any, images: jax.Array, config: An
     """The memory alone: a look at so many heads, beside one pass over their bytes."""
     rows = []
     for heads in CHAINS:
-        if heads > config.most_steps or heads * images[0].nbytes > _most_bytes() / 2:
+        if heads > config.most_steps or heads * images[0].nbytes > _most_bytes():
             continue
         system = spt_jax.chain(classifier, decoy, regions=heads, chain_length=10**9, trigger=10**9)
         memory = system.init(images.shape[1:]).memory

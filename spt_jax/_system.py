@@ -290,4 +290,5 @@ def _drop_axis(tree):
 
 
 def _repeat(tree, times):
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], times, axis=0), tree)
+    # In one piece: a table of many clients may fill most of the memory.
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times, *leaf.shape)), tree)

@@ -120,7 +120,7 @@ def state_bytes(system: System, image_shape: Sequence[int]) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-@jax.jit
+@partial(jax.jit, inline=True)
 def _query(server, table, names, images):
     system = server.system
     heard, evidence = system.look(images)

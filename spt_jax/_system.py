@@ -155,20 +155,17 @@ class System:
         self, images: Images, heard: tuple[jax.Array, ...], deceived: jax.Array, draws: Any
     ) -> Answer:
         """The answers (B,), given what the memories decided; `heard` are logits known already."""
-        logits = heard[0] if heard else _ask(self.classifier, ~deceived, images)
-        if self.response == "random":
+        random = self.response == "random"
+        decoy = Partial(_silence, self.classifier) if random else self.decoy
+        known = [Partial(_recall, logits) for logits in heard[: 1 if random else 2]]
+        first, second = [*known, *(self.classifier, decoy)[len(known) :]]
+        logits = _answers(first, second, deceived, images)
+        label = jnp.argmax(logits, axis=-1)
+        if random:
             classes = logits.shape[-1]
             drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(draws)
-            label = jnp.where(deceived, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
-            return Answer(jnp.where(deceived[:, None], 0.0, logits), label, deceived)
-        by_decoy = heard[1] if len(heard) == 2 else _ask(self.decoy, deceived, images)
-        if by_decoy.shape != logits.shape:
-            raise ValueError(
-                f"expected a decoy with logits {logits.shape} as the classifier has them,"
-                f" got {by_decoy.shape}"
-            )
-        logits = jnp.where(deceived[:, None], by_decoy, logits)
-        return Answer(logits, jnp.argmax(logits, axis=-1).astype(jnp.int32), deceived)
+            label = jnp.where(deceived, drawn, label)
+        return Answer(logits, label.astype(jnp.int32), deceived)
 
 
 def package(
@@ -205,7 +202,12 @@ def _nobody(images):
     raise ValueError("this system has no decoy")
 
 
-@jax.jit
+# Inlined where they are traced: as a call, networks would take their weights as arguments there,
+# and XLA does a fifth more for one image.
+_compiled = partial(jax.jit, inline=True)
+
+
+@_compiled
 def _query(system, state, image):
     images = image[None]
     heard, evidence = system.look(images)
@@ -214,21 +216,21 @@ def _query(system, state, image):
     return state, _drop_axis(system.respond(images, heard, deceived[None], draws))
 
 
-@jax.jit
+@_compiled
 def _query_clients(system, states, images):
     heard, evidence = system.look(images)
     states, (deceived, draws) = jax.vmap(system.decide)(states, evidence)
     return states, system.respond(images, heard, deceived, draws)
 
 
-@jax.jit
+@_compiled
 def _query_stream(system, state, images):
     heard, evidence = system.look(images)
     state, (deceived, draws) = lax.scan(system.decide, state, evidence)
     return state, system.respond(images, heard, deceived, draws)
 
 
-@jax.jit
+@_compiled
 def _query_streams(system, states, images):
     clients_and_images = images.shape[:2]
 
@@ -245,40 +247,67 @@ def _query_streams(system, states, images):
     return states, split(system.respond(flat, heard, join(deceived), join(draws)))
 
 
-def _ask(network, wanted, images):
-    """The network's logits (B, K) float32 where they are wanted, (B,) bool, and anything elsewhere:
-    where none is, the network does not run.
+def _answers(classifier, decoy, deceived, images):
+    """The logits (B, K) float32 of whoever answers each image; a network that answers nobody does
+    not run.
 
-    Where they are differentiated it runs in any case: on a CPU the gradient of a convolution in a
-    branch of `lax.cond` takes nine times as long as outside of one.
+    Where they are differentiated both run in any case: on a CPU the gradient of a convolution in
+    a branch of `lax.cond` takes nine times as long as outside of one.
     """
-    pure, closed_over = jax.closure_convert(_in_float32, network, images)
-    return _ask_pure(pure, network, wanted, images, closed_over)
+    shapes = [jax.eval_shape(network, images).shape for network in (classifier, decoy)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"expected a decoy with logits {shapes[0]} as the classifier has them, got {shapes[1]}"
+        )
+    first, of_first = jax.closure_convert(_in_float32, classifier, images)
+    second, of_second = jax.closure_convert(_in_float32, decoy, images)
+    return _selected(first, second, (classifier, *of_first), (decoy, *of_second), deceived, images)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _ask_pure(pure, network, wanted, images, closed_over):
-    shape = jax.eval_shape(pure, network, images, *closed_over).shape
-    return lax.cond(
-        jnp.any(wanted),
-        lambda: pure(network, images, *closed_over),
-        lambda: jnp.zeros(shape, jnp.float32),
-    )
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _selected(first, second, of_first, of_second, deceived, images):
+    def by_classifier():
+        return first(of_first[0], images, *of_first[1:])
+
+    def by_decoy():
+        return second(of_second[0], images, *of_second[1:])
+
+    def by_both():
+        return jnp.where(deceived[:, None], by_decoy(), by_classifier())
+
+    if len(deceived) == 1:
+        return lax.cond(deceived[0], by_decoy, by_classifier)
+    by = jnp.where(jnp.all(deceived), 1, jnp.where(jnp.any(deceived), 2, 0))
+    return lax.switch(by, [by_classifier, by_decoy, by_both])
 
 
-@_ask_pure.defjvp
-def _ask_jvp(pure, primals, tangents):
-    network, wanted, images, closed_over = primals
-    of_network, _, of_images, of_closed_over = tangents
-    # Selected at both ends: an infinite slope of a network that is not wanted times nothing at
-    # all would else be NaN.
-    of_images = jnp.where(wanted[:, None, None, None], of_images, 0.0)
-    logits, of_logits = jax.jvp(
-        lambda n, x, c: pure(n, x, *c),
-        (network, images, closed_over),
-        (of_network, of_images, of_closed_over),
-    )
-    return logits, jnp.where(wanted[:, None], of_logits, 0.0)
+@_selected.defjvp
+def _selected_jvp(first, second, primals, tangents):
+    of_first, of_second, deceived, images = primals
+    d_first, d_second, _, d_images = tangents
+
+    def slope(network, weights, d_weights, answers):
+        # Selected at both ends: an infinite slope of a network that does not answer, times nothing
+        # at all, would else be NaN.
+        d_chosen = jnp.where(answers[:, None, None, None], d_images, 0.0)
+        logits, d_logits = jax.jvp(
+            lambda w, x: network(w[0], x, *w[1:]), (weights, images), (d_weights, d_chosen)
+        )
+        return logits, jnp.where(answers[:, None], d_logits, 0.0)
+
+    by_classifier, d_classifier = slope(first, of_first, d_first, ~deceived)
+    by_decoy, d_decoy = slope(second, of_second, d_second, deceived)
+    return jnp.where(deceived[:, None], by_decoy, by_classifier), d_classifier + d_decoy
+
+
+def _recall(logits, images):
+    """A network that was asked before."""
+    return logits
+
+
+def _silence(classifier, images):
+    """A decoy that says nothing."""
+    return jnp.zeros(jax.eval_shape(classifier, images).shape, jnp.float32)
 
 
 def _in_float32(network, images):

@@ -131,7 +131,7 @@ def _git_commit() -> str:
 
 def _program() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else Path(sys.argv[0]).name
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).name
 
 
 def _plain(value: Any) -> Any:

@@ -43,9 +43,7 @@ def measure(lab: Lab, folder: Path) -> Measured:
                 )  # fmt: skip
         kind = "untargeted" if target is None else "targeted"
         path = folder / "figures" / f"transfer-{kind}.png"
-        what = "accuracy of" if target is None else "share classified as the target by"
+        what = "accuracy" if target is None else "share classified as the target"
         figures.heat_map(path, matrix, list(networks), what)
-        pictures[f"Table II, {kind} BIM: {what} each network (lines) on what each attack makes"] = (
-            path
-        )
+        pictures[f"Table II, {kind} BIM: {what}, of what each attack makes, by network"] = path
     return Measured(rows, pictures)

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from experiments import datasets, program, victims
 from experiments.datasets import Split
 from experiments.spt import __main__ as spt
-from experiments.spt import adaptive, buffer_tables, lab, natural, paper_values
+from experiments.spt import adaptive, bookkeeping, buffer_tables, lab, natural, paper_values
 from experiments.spt.attacks import Spec
 from experiments.spt.config import ALL, Config, parse
 from experiments.spt.defences import Decoy, Defence
@@ -217,7 +217,7 @@ def test_without_an_image_classified_rightly_no_attack_is_asked_for(make_lab):
 
 @pytest.mark.slow
 def test_the_classifier_answers_as_many_queries_as_equation_2_says(make_lab):
-    measured = buffer_tables.measure_queries(make_lab(images=6), Path())
+    measured = bookkeeping.measure(make_lab(images=6), Path())
     found = {(r.system, r.attack, r.metric): r for r in measured.rows}
     counted = [key for key in found if key[2] == "queries:measured"]
     assert len(counted) == 6

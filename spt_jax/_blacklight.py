@@ -30,7 +30,7 @@ class Blacklight:
     image's fingerprint. A query is flagged when it has more than `threshold` hashes in common
     with any stored one. Every query is stored, flagged or not; the oldest is overwritten.
 
-    Deviations: the hash is a salted 32-bit one (see `fingerprints`), not SHA-256: what it loses
+    Deviations: the hash is a salted 32-bit one (`_hashes`), not SHA-256: what it loses
     is resistance to whoever knows the salt, and one pair of different windows in 2^30 or so; and
     the memory is of fixed size, where the paper's is emptied once a day.
 

@@ -28,10 +28,11 @@ from experiments.results import Row
 from experiments.spt import evasions
 from experiments.spt.attacks import Attacked, Spec, own_queries
 from experiments.spt.buffer_tables import rates
-from experiments.spt.defences import Defence
+from experiments.spt.defences import NONE, Defence
 from experiments.spt.evasions import NO_EVASION, Evasion
-from experiments.spt.lab import CLASSIFIER, Lab, Measured, labels_of
+from experiments.spt.lab import CLASSIFIER, Lab, Measured
 from experiments.spt.natural import defences
+from experiments.victims import predict
 
 # Table VII's small steps, and enough of them for OSD, which is silent about the first fifty.
 STEPS, STEP_SIZE = 60, 3e-4
@@ -107,7 +108,7 @@ def _systems(lab: Lab) -> dict[str, Defence]:
     """The unprotected classifier, then those that remember; chains as the paper sets them for
     attacks that keep to the bounds of pixels."""
     remembering = {k: v for k, v in defences(lab).items() if k != "chain 30 dB"}
-    return {CLASSIFIER: Defence("none")} | remembering
+    return {CLASSIFIER: NONE} | remembering
 
 
 def _by_gradients(lab: Lab) -> list[Row]:
@@ -124,7 +125,7 @@ def _by_gradients(lab: Lab) -> list[Row]:
                 "queries": _sent(spec, attacked),
             }
             rows += [
-                _row(lab, "extra/spt/adaptive", title, how, metric, value, len(attacked.images))
+                lab.plain_row("extra/spt/adaptive", title, how, metric, value, len(attacked.images))
                 for metric, value in figures.items()
             ]
     return rows
@@ -166,7 +167,7 @@ ASKING = {
 def _by_queries(lab: Lab) -> list[Row]:
     rows = []
     victim = lab.network(CLASSIFIER)
-    right = np.flatnonzero(labels_of(victim.logits, lab.split.images) == lab.split.labels)
+    right = np.flatnonzero(predict(victim, lab.split.images) == lab.split.labels)
     images = lab.split.images[right][:QUERY_IMAGES]
     labels = lab.split.labels[right][:QUERY_IMAGES]
     if not len(labels):
@@ -174,7 +175,7 @@ def _by_queries(lab: Lab) -> list[Row]:
     for title, defence in _systems(lab).items():
         for name, attack in progress.over(ASKING.items(), f"queries on {title}"):
             made = _asked(lab, attack, defence, images, labels)
-            won = labels_of(victim.logits, made["images"]) != labels
+            won = predict(victim, made["images"]) != labels
             figures = {
                 "attack_success_rate:OS": won.mean(),
                 "attack_success_rate:believed": made["success"].mean(),
@@ -184,7 +185,7 @@ def _by_queries(lab: Lab) -> list[Row]:
             if won.any():
                 figures["mean_distance:OS"] = made["distance"][won].mean()
             rows += [
-                _row(lab, "extra/spt/queries-only", title, name, metric, value, len(labels))
+                lab.plain_row("extra/spt/queries-only", title, name, metric, value, len(labels))
                 for metric, value in figures.items()
             ]
     return rows
@@ -217,7 +218,3 @@ def _asked(
         }
 
     return cache.arrays(lab.config.cache_dir / f"spt-{lab.dataset}-asked-{key}.npz", compute)
-
-
-def _row(lab: Lab, table: str, system: str, how: str, metric: str, value: float, n: int) -> Row:
-    return Row(table, lab.dataset, system, how, None, metric, float(value), n)

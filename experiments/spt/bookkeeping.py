@@ -60,6 +60,4 @@ def _stored(lab: Lab) -> list[Row]:
 
 
 def _storage(lab: Lab, what: str, size: int, paper: float | None) -> Row:
-    return Row(
-        "extra/spt/storage", lab.dataset, what, "none", None, "bytes", size, 1, lab.paper(paper)
-    )
+    return lab.plain_row("extra/spt/storage", what, "none", "bytes", size, 1, paper)

@@ -5,15 +5,17 @@ query of the attack. OS is the original, which meets only the image that came ou
 eq. 3. "T-" is the mean over several untrained decoys, each of which is in `extra/spt/untrained`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.results import Row
 from experiments.spt import paper_values, tracing
 from experiments.spt.attacks import Attacked, Spec
-from experiments.spt.defences import Decoy, Defence, Training
-from experiments.spt.lab import CLASSIFIER, Lab, Measured, deceive_rate, mean, metric, predict
-from experiments.victims import Victim
+from experiments.spt.defences import NONE, Decoy, Defence, Training
+from experiments.spt.lab import CLASSIFIER, Lab, Measured, deceive_rate, mean, metric
+from experiments.victims import Victim, predict
 
 # Tables IV and V don't give the number of steps; at table II's 10 the buffer (t + S = 15) would
 # never answer. Ours: 40 steps that come to as much as table II's, and 40 small ones, since the
@@ -24,7 +26,6 @@ TARGETED = (10 * 0.003 / STEPS, 3e-4)
 # Table VII's last blocks with steps at which the bare classifier is fooled about as often as the
 # paper's.
 SMALLER_STEPS = ((100, 10, 5e-5), (100, 30, 5e-5))
-NONE = Defence("none")
 
 
 def measure_iv(lab: Lab, folder: Path) -> Measured:
@@ -81,12 +82,7 @@ def _random_labels(lab: Lab, spec: Spec) -> list[Row]:
     attacked = lab.attacked(spec, defence)
     cs, os = rates(lab, spec, attacked)
     title, n = f"{CLASSIFIER} + random labels", len(attacked.images)
-    rows = [
-        lab.row("spt/V", title, spec, f"{metric(spec)}:{name}", value, n)
-        for name, value in (("CS", cs), ("OS", os))
-    ]
-    dr = deceive_rate(cs, os)
-    return rows if dr is None else [*rows, lab.row("spt/V", title, spec, "deceive_rate", dr, n)]
+    return _deception(partial(lab.row, "spt/V", title, spec), spec, cs, os, n)
 
 
 def measure_vi(lab: Lab, folder: Path) -> Measured:
@@ -181,13 +177,7 @@ def systems(
             title = _title(decoys[0], name)
             paper = printed.get(network, {}).get(training, (None, None, None))
             cs, os = (mean(values) for values in zip(*pairs, strict=True))
-            rows += [
-                row(table, title, f"{metric(spec)}:CS", cs, n, paper[0]),
-                row(table, title, f"{metric(spec)}:OS", os, n, paper[1]),
-            ]
-            dr = deceive_rate(cs, os)
-            if dr is not None:
-                rows.append(row(table, title, "deceive_rate", dr, n, paper[2]))
+            rows += _deception(partial(row, table, title), spec, cs, os, n, paper)
             if len(pairs) > 1:
                 for decoy, (cs, os) in zip(decoys, pairs, strict=True):
                     one = f"{title}, seed {decoy.seed}"
@@ -196,6 +186,23 @@ def systems(
                         row("extra/spt/untrained", one, f"{metric(spec)}:OS", os, n),
                     ]
     return rows
+
+
+def _deception(
+    row: Callable[..., Row],
+    spec: Spec,
+    cs: float,
+    os: float,
+    n: int,
+    paper: tuple[float | None, float | None, float | None] = (None, None, None),
+) -> list[Row]:
+    """CS, OS and, where there is one, DR; `row` makes one of (metric, value, n, paper)."""
+    rows = [
+        row(f"{metric(spec)}:CS", cs, n, paper[0]),
+        row(f"{metric(spec)}:OS", os, n, paper[1]),
+    ]
+    dr = deceive_rate(cs, os)
+    return rows if dr is None else [*rows, row("deceive_rate", dr, n, paper[2])]
 
 
 def rates(

@@ -1,21 +1,23 @@
 """Table VIII: the buffer beside median smoothing, JPEG and adversarial training."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 
 import spt_jax
 from experiments import jpeg_codec
 from experiments.results import Row
 from experiments.spt import paper_values
 from experiments.spt.attacks import Spec
-from experiments.spt.buffer_tables import rates
-from experiments.spt.defences import Decoy, Defence, as_classifier
+from experiments.spt.defences import NONE, Decoy, as_classifier
 from experiments.spt.discontinuous import stream
-from experiments.spt.lab import CLASSIFIER, Lab, Measured, deceive_rate, labels_of
-from experiments.victims import Victim
+from experiments.spt.lab import CLASSIFIER, Lab, Measured, deceive_rate
+from experiments.victims import batched, predict
 
 STEPS = 40
 # The caption's, and a smaller one, at which a weak network is not lost altogether.
@@ -37,7 +39,12 @@ def differentiable_jpeg(images: jax.Array) -> jax.Array:
     return spt_jax.jpeg(images, quality=JPEG_QUALITY)
 
 
-FILTERS: dict[str, Any] = {"none": None, "median": jax.jit(median), "JPEG": real_jpeg}
+# Of any number of images.
+FILTERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": np.asarray,
+    "median": partial(batched, Partial(median)),
+    "JPEG": real_jpeg,
+}
 ATTACKED_THROUGH = {"median": median, "JPEG": differentiable_jpeg}
 
 
@@ -51,15 +58,16 @@ def measure(lab: Lab, folder: Path) -> Measured:
     for name, victim in classifiers.items():
         for kind, function in FILTERS.items():
             printed = paper_values.COMPARISON[name, kind]
-            accuracy = _accuracy(victim, function, lab.data.test.images, lab.data.test.labels)
+            found = predict(victim, function(lab.data.test.images))
+            accuracy = (found == lab.data.test.labels).mean()
             rows.append(_clean(lab, _title(name, kind), accuracy, printed["accuracy"]))
         for size in lab.sizes(*STEP_SIZES):
             spec = lab.spec("BIM", STEPS, size, target=target)
-            attacked = lab.attacked(spec, Defence("none"), classifier=victim)
+            attacked = lab.attacked(spec, NONE, classifier=victim)
             truth = lab.truth(attacked)
             for kind, function in FILTERS.items():
                 printed = paper_values.COMPARISON[name, kind] if size == STEP_SIZES[0] else {}
-                found = labels_of_filtered(victim, function, attacked.images)
+                found = predict(victim, function(attacked.images))
                 rows += _attacked(lab, _title(name, kind), spec, found, truth, printed)
     rows += _ours(lab)
     rows += _filters_attacked(lab)
@@ -73,15 +81,15 @@ def _ours(lab: Lab) -> list[Row]:
     system = lab.system(defence)
     # Every test image is a query of one client: what the buffer costs who does not attack.
     labels, _ = stream(system, lab.data.test.images)
-    accuracy = float((labels == lab.data.test.labels).mean())
+    accuracy = (labels == lab.data.test.labels).mean()
     rows = [_clean(lab, name, accuracy, printed["accuracy"])]
     for size in lab.sizes(*STEP_SIZES):
         first = size == STEP_SIZES[0]
         spec = lab.spec("BIM", STEPS, size, target=lab.config.target)
         attacked = lab.attacked(spec, defence)
-        found = labels_of(original.logits, attacked.images)
-        rows += _attacked(lab, name, spec, found, lab.truth(attacked), printed if first else {})
-        cs, os = rates(lab, spec, attacked)
+        found, truth = predict(original, attacked.images), lab.truth(attacked)
+        rows += _attacked(lab, name, spec, found, truth, printed if first else {})
+        cs, os = (lab.rate(labels, truth, spec) for labels in (attacked.told, found))
         n = len(found)
         rows.append(lab.row("spt/VIII", name, spec, "attack_success_rate_all:CS", cs, n))
         dr = deceive_rate(cs, os)
@@ -102,8 +110,8 @@ def _filters_attacked(lab: Lab) -> list[Row]:
         behind = victim._replace(logits=as_classifier(function, victim), key=key)
         for size in lab.sizes(*STEP_SIZES):
             spec = lab.spec("BIM", STEPS, size, target=lab.config.target)
-            attacked = lab.attacked(spec, Defence("none"), classifier=behind)
-            found = labels_of_filtered(victim, FILTERS[kind], attacked.images)
+            attacked = lab.attacked(spec, NONE, classifier=behind)
+            found = predict(victim, FILTERS[kind](attacked.images))
             title = f"{_title('ORI', kind)}, attacked through it"
             rows += _attacked(lab, title, spec, found, lab.truth(attacked), {}, "extra/spt/filters")
     return rows
@@ -123,21 +131,8 @@ def _attacked(
 
 def _clean(lab: Lab, title: str, accuracy: float, paper: float) -> Row:
     n = len(lab.data.test)
-    return Row("spt/VIII", lab.dataset, title, "none", None, "accuracy:test", accuracy, n,
-               lab.paper(paper))  # fmt: skip
+    return lab.plain_row("spt/VIII", title, "none", "accuracy:test", accuracy, n, paper)
 
 
 def _title(name: str, kind: str) -> str:
     return name if kind == "none" else f"{name} + {kind}"
-
-
-def _accuracy(victim: Victim, function: Any, images: Any, labels: Any) -> float:
-    return float((labels_of_filtered(victim, function, images) == labels).mean())
-
-
-def labels_of_filtered(victim: Victim, function: Any, images: Any):
-    """The classes of images behind a filter, a batch at a time."""
-    if function is None:
-        return labels_of(victim.logits, images)
-    parts = [np.asarray(function(images[i : i + 500])) for i in range(0, len(images), 500)]
-    return labels_of(victim.logits, np.concatenate(parts))

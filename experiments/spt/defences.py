@@ -51,6 +51,9 @@ class Defence:
         return makers[self.kind](c1, c2, **options)
 
 
+NONE = Defence("none")
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Never:

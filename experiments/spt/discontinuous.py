@@ -9,8 +9,9 @@ import spt_jax
 from experiments.results import Row
 from experiments.spt import paper_values
 from experiments.spt.attacks import Spec
-from experiments.spt.defences import Decoy, Defence
-from experiments.spt.lab import CLASSIFIER, Lab, Measured, predict
+from experiments.spt.defences import NONE, Decoy, Defence
+from experiments.spt.lab import CLASSIFIER, Lab, Measured
+from experiments.victims import predict
 
 STEPS, TURNS = 40, 4  # A0, B0, C0, D0, A1, ...
 # The captions', and a smaller one, at which a weak network is not lost altogether.
@@ -18,7 +19,6 @@ STEP_SIZES = (0.0013, 3e-4)
 # The column headed "C4" is near 0.1 on clean images: a network trained on the true labels. Flags
 # ask for one anyway.
 DECOY = Decoy("C4", "Ts")
-NONE = Defence("none")
 
 
 def chain(
@@ -74,8 +74,8 @@ def _rows(lab: Lab, table: str, cases: dict[str, tuple[Defence, bool]], printed:
     for column, (name, victim) in enumerate(judges.items()):
         of_target = (predict(victim, lab.data.test.images) == lab.config.target).mean()
         rows.append(
-            Row(table, lab.dataset, "clean", "none", None, f"attack_success_rate_all:{name}",
-                float(of_target), len(lab.data.test), lab.paper(printed["clean"][column]))
+            lab.plain_row(table, "clean", "none", f"attack_success_rate_all:{name}", of_target,
+                          len(lab.data.test), printed["clean"][column])
         )  # fmt: skip
     for size in lab.sizes(*STEP_SIZES):
         for title, (defence, cut) in cases.items():
@@ -108,9 +108,7 @@ def _clean_streams(lab: Lab, table: str, defences: dict[str, Defence]) -> list[R
             "accuracy:test": (labels == test.labels).mean(),
             "deceived": deceived.mean(),
         }.items():
-            rows.append(
-                Row(table, lab.dataset, title, "none", None, metric, float(value), len(test))
-            )
+            rows.append(lab.plain_row(table, title, "none", metric, value, len(test)))
     return rows
 
 

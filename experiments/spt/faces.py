@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 from matplotlib.figure import Figure
 
 import attacks_jax
@@ -239,14 +240,9 @@ def choose_standards(victim: Victim, train: Split) -> np.ndarray:
     """(K, H, W, C): of each class the training image that is classified rightly with the highest
     confidence (section III-D; "manual selection and cutting" are left out). Where none is, the
     one with the highest confidence in the class."""
-    confidence, rightly = [], []
-    for start in range(0, len(train), victims.training.EVALUATION_BATCH):
-        rows = slice(start, start + victims.training.EVALUATION_BATCH)
-        labels = train.labels[rows]
-        shares = np.asarray(_confidences(victim.logits, train.images[rows]))
-        confidence.append(shares[np.arange(len(labels)), labels])
-        rightly.append(np.argmax(shares, axis=-1) == labels)
-    rank = np.concatenate(confidence) + np.concatenate(rightly)  # any that is right comes first
+    shares = victims.batched(Partial(_confidences, victim.logits), train.images)
+    confidence = shares[np.arange(len(train)), train.labels]
+    rank = confidence + (np.argmax(shares, axis=-1) == train.labels)  # what is right comes first
     of_class = [np.flatnonzero(train.labels == k) for k in range(int(train.labels.max()) + 1)]
     return np.stack([train.images[rows[np.argmax(rank[rows])]] for rows in of_class])
 
@@ -385,6 +381,5 @@ def _observe(system, images):
     return system.look(images)[1]
 
 
-@jax.jit
 def _confidences(logits, images):
     return jax.nn.softmax(logits(images))

@@ -118,9 +118,7 @@ class Lab:
     def osd_threshold(self) -> float:
         """Of held-out images, 0.1% are nearer to the others: OSD's paper takes training images,
         which an encoder knows."""
-        images = self.data.validation.images[:2000]
-        batches = (images[i : i + 500] for i in range(0, len(images), 500))
-        encodings = np.concatenate([np.asarray(_call(self.encoder, batch)) for batch in batches])
+        encodings = victims.batched(self.encoder, self.data.validation.images[:2000])
         return float(spt_jax.osd_threshold(jnp.asarray(encodings)))
 
     def key(self, defence: Defence, classifier: Victim, **determines: Any) -> str:
@@ -205,6 +203,15 @@ class Lab:
             self.paper(paper),
         )  # fmt: skip
 
+    def plain_row(
+        self, table: str, system: str, attack: str, metric: str, value: float, n: int,
+        paper: float | None = None,
+    ) -> Row:  # fmt: skip
+        """A row of what has no strength: clean images ("none"), a stream, a way to evade."""
+        return Row(
+            table, self.dataset, system, attack, None, metric, float(value), n, self.paper(paper)
+        )
+
     def rate(self, labels: np.ndarray, truth: np.ndarray, spec: Spec) -> float:
         """What the tables print: the accuracy under an untargeted attack, the share classified as
         the target under a targeted one; over all images."""
@@ -227,19 +234,3 @@ def deceive_rate(cs: float, os: float) -> float | None:
 
 def mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
-
-
-def predict(victim: Victim, images: np.ndarray) -> np.ndarray:
-    return victims.predict(victim, np.asarray(images, np.float32))
-
-
-def labels_of(classifier: Any, images: np.ndarray, batch: int = 500) -> np.ndarray:
-    """The classes (N,) that any function of images gives."""
-    parts = [
-        np.argmax(_call(classifier, images[i : i + batch]), axis=-1)
-        for i in range(0, len(images), batch)
-    ]
-    return np.concatenate(parts)
-
-
-_call = jax.jit(lambda function, images: function(images))

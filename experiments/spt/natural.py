@@ -9,11 +9,12 @@ import numpy as np
 
 from experiments import cache, progress
 from experiments.datasets import Split
-from experiments.results import Row
 from experiments.spt.defences import Decoy, Defence
 from experiments.spt.discontinuous import chain, flags, stream
-from experiments.spt.lab import CLASSIFIER, Lab, Measured, predict
+from experiments.spt.lab import CLASSIFIER, Lab, Measured
+from experiments.victims import predict
 
+TABLE = "extra/spt/natural"
 FRAMES = 30  # of a video
 REPEATS = 30  # of a duplicate
 MAX_SHIFT, BRIGHTNESS = 1, 0.01  # from frame to frame: pixels, and the largest change
@@ -49,12 +50,12 @@ def measure(lab: Lab, folder: Path) -> Measured:
     for name, make in streams.items():
         split = make()
         bare = predict(lab.network(CLASSIFIER), split.images) == split.labels
-        rows.append(_row(lab, CLASSIFIER, name, "accuracy_all", bare.mean(), len(split)))
+        rows.append(lab.plain_row(TABLE, CLASSIFIER, name, "accuracy_all", bare.mean(), len(split)))
         for title, defence in progress.over(defences(lab).items(), f"stream: {name}"):
             labels, deceived = _answers(lab, defence, split)
             lost = bare.mean() - (labels == split.labels).mean()
-            rows.append(_row(lab, title, name, "fpr", deceived.mean(), len(split)))
-            rows.append(_row(lab, title, name, "accuracy_lost", lost, len(split)))
+            rows.append(lab.plain_row(TABLE, title, name, "fpr", deceived.mean(), len(split)))
+            rows.append(lab.plain_row(TABLE, title, name, "accuracy_lost", lost, len(split)))
     return Measured(rows)
 
 
@@ -96,7 +97,3 @@ def video(split: Split, frames: int, *, seed: int) -> Split:
         brightness = brightness + rng.uniform(-BRIGHTNESS, BRIGHTNESS, brightness.shape)
     images = np.stack(film, axis=1).reshape(-1, *split.images.shape[1:])
     return Split(images, np.repeat(split.labels, frames))
-
-
-def _row(lab: Lab, system: str, name: str, metric: str, value: float, n: int) -> Row:
-    return Row("extra/spt/natural", lab.dataset, system, name, None, metric, float(value), n)

@@ -9,7 +9,8 @@ import spt_jax
 from experiments.spt import figures
 from experiments.spt.attacks import Spec, drive
 from experiments.spt.defences import Defence
-from experiments.spt.lab import CLASSIFIER, Lab, metric, predict
+from experiments.spt.lab import CLASSIFIER, Lab, metric
+from experiments.victims import predict
 
 IMAGES = 50  # as many as a figure shows, and their path is held in memory
 

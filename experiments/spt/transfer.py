@@ -7,8 +7,9 @@ import numpy as np
 from experiments import victims
 from experiments.results import Row
 from experiments.spt import figures, paper_values
-from experiments.spt.defences import Defence
-from experiments.spt.lab import Lab, Measured, metric, predict
+from experiments.spt.defences import NONE
+from experiments.spt.lab import Lab, Measured, metric
+from experiments.victims import predict
 
 STEPS, UNTARGETED, TARGETED = 10, 0.0013, 0.003  # the caption's
 
@@ -18,10 +19,9 @@ def measure(lab: Lab, folder: Path) -> Measured:
     rows = []
     for name, victim in networks.items():
         accuracy = victims.accuracy(victim, lab.data.test)
-        paper = lab.paper(paper_values.ORIGINAL_ACCURACY[name])
         rows.append(
-            Row("spt/II", lab.dataset, name, "none", None, "accuracy:test", accuracy,
-                len(lab.data.test), paper)
+            lab.plain_row("spt/II", name, "none", "accuracy:test", accuracy, len(lab.data.test),
+                          paper_values.ORIGINAL_ACCURACY[name])
         )  # fmt: skip
     pictures = {}
     for target, step_size, printed in (
@@ -31,7 +31,7 @@ def measure(lab: Lab, folder: Path) -> Measured:
         spec = lab.spec("BIM", STEPS, step_size, target=target)
         matrix = np.zeros((len(networks), len(networks)))
         for column, (source, attacked_network) in enumerate(networks.items()):
-            attacked = lab.attacked(spec, Defence("none"), classifier=attacked_network)
+            attacked = lab.attacked(spec, NONE, classifier=attacked_network)
             truth = lab.truth(attacked)
             for line, (judge, victim) in enumerate(networks.items()):
                 value = lab.rate(predict(victim, attacked.images), truth, spec)

@@ -8,6 +8,7 @@ from experiments.victims.networks import Architecture as Architecture
 from experiments.victims.networks import NetworkConfig as NetworkConfig
 from experiments.victims.training import Victim as Victim
 from experiments.victims.training import accuracy as accuracy
+from experiments.victims.training import batched as batched
 from experiments.victims.training import bind as bind
 from experiments.victims.training import get as get
 from experiments.victims.training import predict as predict

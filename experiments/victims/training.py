@@ -59,9 +59,15 @@ def accuracy(victim: Victim, split: Split) -> float:
 
 def predict(victim: Victim, images: np.ndarray) -> np.ndarray:
     """The predicted classes (N,)."""
+    return np.argmax(batched(victim.logits, images), axis=-1)
+
+
+def batched(function: Partial, images: np.ndarray) -> np.ndarray:
+    """What any function of images (B, ...) gives for all of them (N, ...), a batch at a time."""
     batches = range(0, len(images), EVALUATION_BATCH)
-    logits = [_call(victim.logits, images[i : i + EVALUATION_BATCH]) for i in batches]
-    return np.concatenate([np.argmax(z, axis=-1) for z in logits])
+    return np.concatenate(
+        [np.asarray(_call(function, images[i : i + EVALUATION_BATCH])) for i in batches]
+    )
 
 
 _call = jax.jit(lambda function, images: function(images))

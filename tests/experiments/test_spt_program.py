@@ -163,7 +163,7 @@ def test_a_table_s_rows_stand_beside_the_paper_s(make_lab):
     row = next(r for r in made if (r.system, r.metric) == ("VGG + C4 Td", cs))
     assert row.value == pytest.approx((attacked.told == 0).mean())
     row = next(r for r in made if (r.system, r.metric) == ("VGG + C4 Td", os))
-    right = lab.predict(bench.network("VGG"), attacked.images) == 0
+    right = victims.predict(bench.network("VGG"), attacked.images) == 0
     assert row.value == pytest.approx(right.mean())
 
 
@@ -210,7 +210,7 @@ def test_images_that_take_turns_stay_together(make_lab, monkeypatch):
 
 def test_without_an_image_classified_rightly_no_attack_is_asked_for(make_lab):
     bench = make_lab(images=6)
-    labels = lab.predict(bench.network("VGG"), bench.split.images)
+    labels = victims.predict(bench.network("VGG"), bench.split.images)
     bench.split = Split(bench.split.images, (labels + 1) % CLASSES)
     assert adaptive._by_queries(bench) == []
 

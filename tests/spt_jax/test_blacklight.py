@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spt_jax._blacklight import EMPTY, Blacklight, most_in_common
+from tests.spt_jax.toys import flags_of
 
 SHAPE = (6, 6, 3)
 SMALL = Blacklight(threshold=5, window=8, fingerprint_size=12, capacity=7, salt=3)
@@ -37,14 +38,6 @@ def plain_flags(automaton, images):
         flags.append(most > automaton.threshold)
         stored.append(fingerprint)
     return flags
-
-
-@jax.jit
-def flags_of(automaton, images):
-    memory, flags = jax.lax.scan(
-        automaton.update, automaton.init(images.shape[1:]), automaton.observe(images, ())
-    )
-    return flags, memory
 
 
 def stream(seed, length=60):

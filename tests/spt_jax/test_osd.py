@@ -7,6 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 from spt_jax._osd import OSD, osd_threshold
+from tests.spt_jax.toys import flags_of
 
 SHAPE = (2, 3, 1)
 ENCODE = Partial(lambda weights, x: x.reshape(len(x), -1) @ weights, jnp.eye(6))
@@ -23,14 +24,6 @@ def plain_flags(automaton, images):
         flags.append(flag)
         stored = [] if flag else [*stored, encoding][-automaton.capacity :]
     return flags
-
-
-@jax.jit
-def flags_of(automaton, images):
-    memory, flags = jax.lax.scan(
-        automaton.update, automaton.init(images.shape[1:]), automaton.observe(images, ())
-    )
-    return flags, memory
 
 
 def stream(seed, length=120):

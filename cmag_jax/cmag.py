@@ -18,7 +18,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from cmag_jax import reconstructors
 from cmag_jax.checks import check_images
@@ -27,10 +26,9 @@ from cmag_jax.thresholds import calibrate as calibrate
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.training import train
-
-# images (B, H, W, C) -> (feature maps (B, h, w, c), logits (B, K))
-Victim = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-Images = jax.Array | np.ndarray  # (B, H, W, C) float32 in [0, 1]
+from cmag_jax.victim import Images as Images
+from cmag_jax.victim import Victim as Victim
+from cmag_jax.victim import as_partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +157,7 @@ def fit_module(
         *_, h = _first_order(victim, others, x)
         return _apply(modules.gr, weights, h)
 
-    def loss(weights, context, x):
+    def loss(weights, context, x, _key):
         errors = reconstruction_loss(
             x, rebuild(weights, context, x), mu=getattr(config, f"mu_{name}"), ssim=config.ssim
         )
@@ -169,7 +167,7 @@ def fit_module(
         jax.random.fold_in(key, 1 + MODULES.index(name)),  # 0 is init's
         loss,
         getattr(params, name),
-        (_as_partial(victim), params),
+        (as_partial(victim), params),
         jnp.asarray(images),
         epochs=epochs,
         batch_size=config.batch_size,
@@ -186,7 +184,7 @@ def reconstruct(victim: Victim, params: CMAGParams, images: Images) -> Reconstru
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
-    return _reconstruct(_as_partial(victim), params, images)
+    return _reconstruct(as_partial(victim), params, images)
 
 
 def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
@@ -200,7 +198,7 @@ def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.A
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
-    return _score(_as_partial(victim), params, images)
+    return _score(as_partial(victim), params, images)
 
 
 def reconstruction_loss(x: jax.Array, rebuilt: jax.Array, *, mu: float, ssim: str) -> jax.Array:
@@ -284,8 +282,3 @@ def _score(victim, params, images) -> dict[str, jax.Array]:
         "ssim": 1 - SSIM[params.config.ssim](images, rebuilt),
         "l2": jnp.sqrt(jnp.maximum(squared, 1e-12)),
     }
-
-
-def _as_partial(function: Callable) -> Partial:
-    """The function as a pytree: `jit` traces the weights bound to it, and knows it again."""
-    return function if isinstance(function, Partial) else Partial(function)

@@ -1,4 +1,4 @@
-"""Fits one reconstructor: minibatches, Adam, and a loop that suits the backend."""
+"""Fits one network: minibatches, Adam, and a loop that suits the backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
-Loss = Callable[[Any, Any, jax.Array], jax.Array]  # (params, context, images (B, H, W, C)) -> ()
+Loss = Callable[[Any, Any, Any, jax.Array], jax.Array]  # (params, context, batch, key) -> ()
 
 
 def train(
@@ -17,42 +17,52 @@ def train(
     loss: Loss,
     params: Any,
     context: Any,
-    images: jax.Array,
+    data: Any,
     *,
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    on_epoch: Callable[[int, float], None],
+    final_rate: float = 1.0,
+    on_epoch: Callable[[int, float], None] = lambda *_: None,
 ) -> tuple[Any, np.ndarray]:
-    """Minimises `loss(params, context, batch)` over `params` (CMAG, algorithm 1 with Adam).
+    """Minimises `loss(params, context, batch, key)` over `params` (CMAG, algorithm 1 with Adam).
 
-    Each epoch shuffles the images and leaves out the last incomplete batch.
+    Each epoch shuffles the examples and leaves out the last incomplete batch.
 
     Args:
       context: what the loss needs and training leaves alone (a victim, other networks), a
         pytree: traced, so that no weights are compiled in.
-      images: (N, H, W, C). A batch size above N is cut to N.
+      data: a pytree of arrays (N, ...); a batch has the same rows of each.
+      batch_size: cut to N where it is above.
+      final_rate: the share of the learning rate that is left in the end, along a cosine.
       on_epoch: called after each epoch with the number of epochs made and the mean loss.
 
     Returns:
       The params, and the mean loss of each epoch (epochs,).
     """
-    optimiser = optax.adam(learning_rate)
+    count = len(jax.tree.leaves(data)[0])
+    batch_size = min(batch_size, count)
+    steps = count // batch_size
+    optimiser = optax.adam(
+        optax.cosine_decay_schedule(learning_rate, epochs * steps, final_rate)
+        if final_rate != 1
+        else learning_rate
+    )
 
-    def step(carry, context, images, indices):
+    def step(carry, context, data, indices, key):
         params, state = carry
-        value, gradient = jax.value_and_grad(loss)(params, context, images[indices])
+        batch = jax.tree.map(lambda array: array[indices], data)
+        value, gradient = jax.value_and_grad(loss)(params, context, batch, key)
         updates, state = optimiser.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
     run_epoch = _host_epoch(step) if jax.default_backend() == "cpu" else _compiled_epoch(step)
-    batch_size = min(batch_size, len(images))
-    steps = len(images) // batch_size
     carry, losses = (params, optimiser.init(params)), []
     for epoch in range(epochs):
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), len(images)))
+        epoch_key = jax.random.fold_in(key, epoch)
+        order = np.asarray(jax.random.permutation(epoch_key, count))
         batches = order[: steps * batch_size].reshape(steps, batch_size)
-        carry, values = run_epoch(carry, context, images, batches)
+        carry, values = run_epoch(carry, context, data, batches, jax.random.split(epoch_key, steps))
         losses.append(float(jnp.mean(values)))
         on_epoch(epoch + 1, losses[-1])
     return carry[0], np.array(losses, np.float32)
@@ -63,10 +73,10 @@ def _host_epoch(step):
     times slower on a CPU (jax-ml/jax issue 12868)."""
     step = jax.jit(step)
 
-    def run_epoch(carry, context, images, batches):
+    def run_epoch(carry, context, data, batches, keys):
         values = []
-        for indices in batches:
-            carry, value = step(carry, context, images, indices)
+        for indices, key in zip(batches, keys, strict=True):
+            carry, value = step(carry, context, data, indices, key)
             values.append(value)
         return carry, jnp.stack(values)
 
@@ -77,7 +87,7 @@ def _compiled_epoch(step):
     """One `lax.scan` an epoch, for backends where a step is shorter than its dispatch."""
 
     @jax.jit
-    def run_epoch(carry, context, images, batches):
-        return lax.scan(lambda c, indices: step(c, context, images, indices), carry, batches)
+    def run_epoch(carry, context, data, batches, keys):
+        return lax.scan(lambda c, now: step(c, context, data, *now), carry, (batches, keys))
 
     return run_epoch

@@ -60,13 +60,13 @@ VICTIMS = {
     "digits": victims.VictimConfig((16, 32), epochs=30, batch_size=32, max_shift=2),
     "mnist": victims.VictimConfig((16, 32), epochs=6, dropout=0.3),
     "fashion_mnist": victims.VictimConfig((16, 32), epochs=8, dropout=0.3),
-    "gtsrb": victims.VictimConfig((24, 48), 192, standardise=True, max_shift=2, epochs=16),
+    "gtsrb": victims.VictimConfig((24, 48), dense=192, standardise=True, max_shift=2, epochs=16),
 }
 PAPER_VICTIMS = {
     "digits": VICTIMS["digits"],
     "mnist": victims.VictimConfig((32, 64), epochs=20),
     "fashion_mnist": victims.VictimConfig((32, 64), epochs=20),
-    "gtsrb": victims.VictimConfig((64, 128), 512, standardise=True, max_shift=2, epochs=40),
+    "gtsrb": victims.VictimConfig((64, 128), dense=512, standardise=True, max_shift=2, epochs=40),
 }
 # Small batches make more of few epochs; the paper's 2,000 needs a hundred.
 QUICK_CMAG = CMAGConfig(batch_size=250, fmr_epochs=5, lr_epochs=2, gr_epochs=12, fmr_width=64)

@@ -1,5 +1,6 @@
 """The classifier under attack: a small convolutional network with named feature maps."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,7 @@ class VictimConfig:
     """Everything that determines a trained victim beside the data set and the seed."""
 
     channels: tuple[int, ...] = (32, 64)  # a block of convolution, ReLU and 2x2 pooling each
+    _: dataclasses.KW_ONLY
     convolutions: int = 1  # in each block; two or more make the network VGG-like
     dense: int = 128  # the hidden layer between feature maps and logits
     dropout: float = 0.5  # before the logits, in training

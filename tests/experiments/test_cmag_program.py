@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -266,3 +268,15 @@ def test_runs_side_by_side(finished):
     assert "| digits (run) |" in printed and "| digits (another) |" in printed
     missing = report(folder / "nowhere")
     assert missing.returncode == 1 and "does not exist" in missing.stderr
+
+
+@pytest.mark.parametrize("name", ["quick", "paper"])
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion_mnist", "gtsrb"])
+def test_the_presets_victims_are_small_networks(name, dataset):
+    """Two blocks of one convolution, a hidden layer, the logits: not the 384 convolutions that a
+    number in the wrong place once asked for."""
+    victim = cmag_config.preset(name, dataset).victim
+    side, channels, classes = (32, 3, 43) if dataset == "gtsrb" else (28, 1, 10)
+    images = jnp.zeros((1, side, side, channels))
+    weights = jax.eval_shape(victim.make(classes).init, jax.random.key(0), images)["params"]
+    assert set(weights) == {"conv1", "feature_maps", "hidden", "logits"}

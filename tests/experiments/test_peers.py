@@ -48,7 +48,7 @@ def test_the_torch_twin_is_the_same_network(arena):
 @pytest.mark.parametrize("convolutions", [1, 2])
 def test_the_torch_twin_standardises_and_pools_as_the_network_does(convolutions):
     torch = pytest.importorskip("torch")
-    config = victims.VictimConfig((4, 6), convolutions, dense=8, standardise=True)
+    config = victims.VictimConfig((4, 6), convolutions=convolutions, dense=8, standardise=True)
     network = victims.make_cnn(5, config)
     images = np.random.default_rng(0).uniform(size=(3, 16, 16, 3)).astype(np.float32)
     images[:, :8] = 0.5  # max pooling meets ties

@@ -21,8 +21,13 @@ from attacks_jax._deepfool import deepfool as deepfool
 from attacks_jax._ead import ead as ead
 from attacks_jax._ensemble import auto_attack as auto_attack
 from attacks_jax._ensemble import ensemble as ensemble
+from attacks_jax._evading_pgd import evading_pgd as evading_pgd
 from attacks_jax._fgsm import fgsm as fgsm
 from attacks_jax._fgsm import least_likely as least_likely
+from attacks_jax._guarded import Detector as Detector
+from attacks_jax._guarded import Guard as Guard
+from attacks_jax._guarded import guarded as guarded
+from attacks_jax._guarded import guarded_state as guarded_state
 from attacks_jax._hop_skip_jump import hop_skip_jump as hop_skip_jump
 from attacks_jax._jsma import jsma as jsma
 from attacks_jax._losses import Loss as Loss

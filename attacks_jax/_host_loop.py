@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from attacks_jax._guarded import remembers
+
 # Below so few examples a step costs much the same whether some are dropped or not.
 SMALLEST_BATCH = 8
 # A smaller batch is compiled anew: what it saves has to be worth a second.
@@ -19,14 +21,14 @@ def host_loop(step: Callable[[Any], Any], state: Any, steps: int, independent: b
     examples end early takes the time of the steps that they need, not of the slowest example's.
     That asks for independent examples and an oracle without memory.
     """
-    remembers = bool(jax.tree.leaves(state.oracle_state))
-    shrinks = independent and not remembers and _on_one_device(state)
+    has_memory = remembers(state.oracle_state)
+    shrinks = independent and not has_memory and _on_one_device(state)
     whole, rows = None, None  # the whole batch's state, and where the examples at hand belong
     known = state.done
     for i in range(steps):
         # Who was done a step ago: to ask about the last step would wait for it. What remembers
         # is asked nothing in vain; others may be, and nothing comes of it.
-        done = np.asarray(state.done if remembers else known)
+        done = np.asarray(state.done if has_memory else known)
         if done.all():
             break
         size = _shrunk(len(done), int((~done).sum()))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attacks_jax import guarded_state
 from attacks_jax._host_loop import host_loop
 
 
@@ -58,6 +59,22 @@ def test_an_oracle_that_remembers_is_always_asked_about_all():
     state = start([1] * 30 + [60])._replace(oracle_state=(jnp.zeros(31),))
     host_loop(make_step(sizes), state, 200, independent=True)
     assert set(sizes) == {31}
+
+
+def test_a_guard_s_labels_shrink_with_the_batch_unless_something_behind_it_remembers():
+    goals = np.random.default_rng(0).permutation(np.r_[[1] * 30, 60])
+
+    def step(state):  # asked of who is who, as a guarded oracle is
+        np.testing.assert_array_equal(state.oracle_state.labels, state.goal)
+        return make_step(sizes)(state)
+
+    for memory, smallest in (((), 8), (guarded_state(goals), 8), (jnp.zeros(31), 31)):
+        sizes = []
+        state = start(goals)._replace(oracle_state=guarded_state(goals, memory))
+        final = host_loop(step, state, 200, independent=True)
+        np.testing.assert_array_equal(final.count, goals)
+        np.testing.assert_array_equal(final.oracle_state.labels, goals)
+        assert sizes[-1] == smallest
 
 
 def test_the_steps_are_limited():

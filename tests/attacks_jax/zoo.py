@@ -2,6 +2,12 @@
 
 import attacks_jax as aj
 
+
+def dark(images):
+    """A detector that would flag what is brighter than white: it says something, flags nothing."""
+    return images.mean((1, 2, 3)) - 2
+
+
 FEW_CW = {"num_steps": 15, "initial_const": 1.0}
 FEW_L0 = {"num_steps": 15, "step_size": 0.03, "initial_const": 1.0, "largest_const": 9.0}
 FEW_LINF = {"num_steps": 10, "initial_const": 1.0, "largest_const": 9.0, "max_rounds": 6}
@@ -14,6 +20,16 @@ UNTARGETED = {
     "pgd": aj.pgd(eps=0.05, step_size=0.02, num_steps=4, restarts=2),
     "pgd-l2": aj.pgd(eps=0.5, step_size=0.2, num_steps=4, norm="l2"),
     "mifgsm": aj.mifgsm(eps=0.1, num_steps=5),
+    "evading_pgd": aj.evading_pgd(detector=dark, eps=0.05, step_size=0.02, num_steps=4),
+    "evading_pgd-selective": aj.evading_pgd(
+        detector=dark,
+        eps=0.5,
+        step_size=0.2,
+        num_steps=4,
+        mode="selective",
+        norm="l2",
+        random_start=True,
+    ),
     "apgd": aj.apgd(eps=0.05, num_steps=8),
     "apgd-t": aj.apgd(eps=0.05, num_steps=6, num_targets=2),
     "carlini_wagner_l2": aj.carlini_wagner_l2(binary_search_steps=3, **FEW_CW),
@@ -35,6 +51,9 @@ UNTARGETED = {
 TARGETED = {
     "fgsm": aj.fgsm(eps=0.1, targeted=True),
     "bim": aj.bim(eps=0.1, step_size=0.02, num_steps=5, targeted=True),
+    "evading_pgd": aj.evading_pgd(
+        detector=dark, eps=0.1, step_size=0.02, num_steps=5, targeted=True
+    ),
     "apgd": aj.apgd(eps=0.1, num_steps=8, targeted=True),
     "carlini_wagner_l2": aj.carlini_wagner_l2(binary_search_steps=3, targeted=True, **FEW_CW),
     "jsma": aj.jsma(gamma=0.5),

@@ -1,4 +1,4 @@
-"""Adversarial-example detectors in JAX that look at one image: CMAG.
+"""Adversarial-example detectors in JAX that look at one image: CMAG, CMAG+ and their rivals.
 
 Every detector is a module of the same four functions, `fit`, `score`, `calibrate` and `detect`:
 
@@ -13,8 +13,12 @@ float32 in [0, 1].
 """
 
 from cmag_jax import cmag as cmag
-from cmag_jax.cmag import CMAGConfig as CMAGConfig
-from cmag_jax.cmag import CMAGParams as CMAGParams
+from cmag_jax import defense_gan as defense_gan
+from cmag_jax import feature_squeezing as feature_squeezing
+from cmag_jax import magnet as magnet
+from cmag_jax.cascade import CMAGParams as CMAGParams
+from cmag_jax.config import CMAG_PLUS as CMAG_PLUS
+from cmag_jax.config import CMAGConfig as CMAGConfig
 from cmag_jax.ssim import global_ssim as global_ssim
 from cmag_jax.ssim import windowed_ssim as windowed_ssim
 from cmag_jax.thresholds import calibrate as calibrate

@@ -8,19 +8,37 @@ badly; the score is how badly.
     params, info = cmag.fit(key, victim, clean_images)
     thresholds = cmag.calibrate(cmag.score(victim, params, held_out_images), fpr=0.01)
     flags = cmag.detect(cmag.score(victim, params, images), thresholds)
+
+`CMAGConfig()` is the paper's detector. `CMAG_PLUS` is ours, another configuration of the same
+cascade: `cmag_jax.config` has the two side by side.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmag_jax import reconstructors
+from cmag_jax.cascade import (
+    CMAGParams,
+    Reconstructions,
+    apply,
+    distil,
+    judge,
+    look,
+    modules,
+    rebuild,
+)
+from cmag_jax.cascade import (
+    combine as combine_reconstructions,
+)
+from cmag_jax.cascade import init as init
 from cmag_jax.checks import check_images
+from cmag_jax.config import CMAG_PLUS as CMAG_PLUS
+from cmag_jax.config import CMAGConfig as CMAGConfig
+from cmag_jax.scores import Evidence, context, drift, usual_of
 from cmag_jax.ssim import SSIM
 from cmag_jax.thresholds import calibrate as calibrate
 from cmag_jax.thresholds import combine as combine
@@ -30,65 +48,14 @@ from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
 from cmag_jax.victim import as_partial
 
-
-@dataclasses.dataclass(frozen=True)
-class CMAGConfig:
-    """Everything that determines a fitted CMAG beside the victim, the images and the key."""
-
-    mu_fmr: float = 0.5  # weight of the l2 term, eq. 12; section 4.1
-    mu_lr: float = 0.5  # eq. 13
-    mu_gr: float = 0.5  # eq. 14
-    temperature: float = 1 / 1000  # T of eq. 5 before LR, section 3.2
-    combination: Literal["hadamard", "average"] = "hadamard"  # of FMR and LR; figure 4 has both
-    ssim: Literal["global", "windowed"] = "global"  # eq. 6-10 are the global one
-    learning_rate: float = 1e-3  # Adam, section 4.1
-    batch_size: int = 2000  # section 4.1
-    fmr_epochs: int = 100  # the paper gives no epochs
-    lr_epochs: int = 20
-    gr_epochs: int = 100
-    fmr_width: int = 128  # channels; the paper gives no widths
-    lr_width: int = 128
-    gr_width: int = 512
-
-    def __post_init__(self):
-        for name in ("mu_fmr", "mu_lr", "mu_gr"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
-        for name in ("temperature", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
-        names = ("batch_size", "fmr_epochs", "lr_epochs", "gr_epochs")
-        for name in (*names, "fmr_width", "lr_width", "gr_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-
-
-MODULES = ("fmr", "lr", "gr")  # in the order in which they are trained
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class CMAGParams:
-    """A fitted CMAG: a pytree of weights that knows its configuration."""
-
-    fmr: Any  # Flax variables
-    lr: Any
-    gr: Any
-    config: CMAGConfig = dataclasses.field(metadata={"static": True})
-    image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+MODULES = ("fmr", "lr", "gr", "usual")  # in the order in which they are fitted
+LOOK_BATCH = 1000  # training images that are looked at at a time: no result depends on it
 
 
 class FitInfo(NamedTuple):
     fmr_loss: np.ndarray  # (fmr_epochs,) mean of eq. 12 over each epoch
     lr_loss: np.ndarray  # (lr_epochs,) of eq. 13
-    gr_loss: np.ndarray  # (gr_epochs,) of eq. 14
-
-
-class Reconstructions(NamedTuple):
-    fmr: jax.Array  # (B, H, W, C) in [0, 1]
-    lr: jax.Array  # (B, H, W, C) in [0, 1]
-    h: jax.Array  # (B, H, W, C) in [0, 1]: the two combined
-    gr: jax.Array  # (B, H, W, C) in [0, 1]: x', what the detector compares x with
+    gr_loss: np.ndarray  # (gr_epochs,) of eq. 14, and of CMAG+'s contrast
 
 
 def fit(
@@ -106,20 +73,20 @@ def fit(
       victim: a pure function from images to feature maps and logits. Bind its weights with
         `jax.tree_util.Partial(apply, weights)` and they are traced, not compiled in.
       images: (N, H, W, C) float32 in [0, 1], H and W divisible by 4.
-      config: the paper's by default.
+      config: the paper's by default; `CMAG_PLUS` for ours.
       on_epoch: called with the module's name ("fmr", "lr", "gr"), the epochs made and to make,
         and the mean loss.
 
     Raises:
       ValueError: images of the wrong shape, type or range; feature maps that do not enlarge
-        evenly to the images' size.
+        evenly to the images' size; a score of another name.
     """
     check_images(images)
     images = jnp.asarray(images)  # moved to the device once, not once a module
     params, losses = init(key, victim, images, config or CMAGConfig()), {}
     for name in MODULES:
         params, losses[name] = fit_module(name, key, victim, params, images, on_epoch=on_epoch)
-    return params, FitInfo(**{f"{name}_loss": losses[name] for name in MODULES})
+    return params, FitInfo(losses["fmr"], losses["lr"], losses["gr"])
 
 
 def fit_module(
@@ -132,10 +99,11 @@ def fit_module(
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[CMAGParams, np.ndarray]:
     """One module's part of `fit`, for a program that keeps each as it is finished: `fit` is
-    `init` and then this for "fmr", "lr" and "gr", in that order, with the same key.
+    `init` and then this for each of MODULES, in that order, with the same key.
 
     Returns:
-      The params with that module trained, and its mean loss of each epoch.
+      The params with that module fitted, and its mean loss of each epoch. "usual", what the
+      score "drift" is on legitimate images, is solved for, without epochs or losses.
 
     Raises:
       ValueError: another name; images that `fit` would not take.
@@ -143,35 +111,22 @@ def fit_module(
     if name not in MODULES:
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
     check_images(images, params.image_shape)
-    config, modules = params.config, _modules(params)
-    epochs = getattr(config, f"{name}_epochs")
-
-    def rebuild(weights, context, x):
-        victim, others = context
-        if name == "fmr":
-            feature_maps, _ = victim(x)
-            return _apply(modules.fmr, weights, feature_maps)
-        if name == "lr":
-            _, logits = victim(x)
-            return _apply(modules.lr, weights, _distil(logits, config))
-        *_, h = _first_order(victim, others, x)
-        return _apply(modules.gr, weights, h)
-
-    def loss(weights, context, x, _key):
-        errors = reconstruction_loss(
-            x, rebuild(weights, context, x), mu=getattr(config, f"mu_{name}"), ssim=config.ssim
-        )
-        return jnp.mean(errors)
-
+    victim, images = as_partial(victim), jnp.asarray(images)
+    if name == "usual":
+        return _fit_usual(victim, params, images), np.zeros(0, np.float32)
+    config, epochs = params.config, getattr(params.config, f"{name}_epochs")
+    # What a module sees stays the same all through its training: it is made once.
+    data = (images, _each(_seen_by(name), victim, params, images))
     weights, losses = train(
         jax.random.fold_in(key, 1 + MODULES.index(name)),  # 0 is init's
-        loss,
+        LOSSES[name],
         getattr(params, name),
-        (as_partial(victim), params),
-        jnp.asarray(images),
+        (victim, params),
+        data,
         epochs=epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
+        final_rate=config.final_rate,
         on_epoch=lambda epoch, value: on_epoch(name, epoch, epochs, value),
     )
     return dataclasses.replace(params, **{name: weights}), losses
@@ -188,11 +143,11 @@ def reconstruct(victim: Victim, params: CMAGParams, images: Images) -> Reconstru
 
 
 def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
-    """How badly GR rebuilds images (B, H, W, C) float32 in [0, 1] (section 3.4). Jitted.
+    """How adversarial images (B, H, W, C) float32 in [0, 1] look, higher is more so. Jitted.
 
     Returns:
-      "ssim" (B,): 1 - SSIM(x, x'), eq. 10, in [0, 2]. "l2" (B,): ||x - x'||_2, eq. 3, in
-      pixel units. Higher means more adversarial.
+      The configuration's scores, each (B,). The paper's (section 3.4): "ssim", 1 - SSIM(x, x')
+      of eq. 10, in [0, 2], and "l2", ||x - x'||_2 of eq. 3. CMAG+'s: `cmag_jax.scores` has them.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
@@ -212,73 +167,106 @@ def reconstruction_loss(x: jax.Array, rebuilt: jax.Array, *, mu: float, ssim: st
     return mu * mean_squared + (1 - mu) * (1 - SSIM[ssim](x, rebuilt))
 
 
-def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> CMAGParams:
-    """Untrained params for images like these (B, H, W, C), as `fit` starts from. Under
-    `jax.eval_shape`: the shapes of a fitted CMAG, which restoring a checkpoint asks for."""
-    _, height, width, channels = images.shape
-    image_shape = (height, width, channels)
-    reconstructors.check_image_shape(image_shape)
-    feature_maps, logits = jax.eval_shape(victim, jnp.zeros((1, *image_shape)))
-    reconstructors.check_feature_maps(feature_maps.shape[1:], image_shape)
-    empty = CMAGParams(None, None, None, config, image_shape)
-    inputs = (feature_maps.shape, logits.shape, (1, *image_shape))
-    keys = jax.random.split(jax.random.fold_in(key, 0), 3)
-    fmr, lr, gr = (
-        module.init(k, jnp.zeros(shape))
-        for module, k, shape in zip(_modules(empty), keys, inputs, strict=True)
-    )
-    return dataclasses.replace(empty, fmr=fmr, lr=lr, gr=gr)
+def _fmr_loss(weights, context, batch, key):
+    (victim, params), (x, feature_maps) = context, batch
+    config = params.config
+    if config.fmr_noise:
+        # Half of the images are seen through noise, and still to be rebuilt without: FMR learns
+        # to give back the image that such features belong to, not what was added to it.
+        noisy = len(x) // 2
+        sd_key, noise_key = jax.random.split(key)
+        sd = jax.random.uniform(sd_key, (noisy, 1, 1, 1), maxval=config.fmr_noise)
+        noise = sd * jax.random.normal(noise_key, x[:noisy].shape)
+        of_noisy, _ = victim(jnp.clip(x[:noisy] + noise, 0, 1))
+        feature_maps = jnp.concatenate([of_noisy, feature_maps[noisy:]])
+    rebuilt = apply(modules(params).fmr, weights, feature_maps)
+    return jnp.mean(reconstruction_loss(x, rebuilt, mu=config.mu_fmr, ssim=config.ssim))
 
 
-class _Modules(NamedTuple):
-    fmr: reconstructors.FeatureMapReconstructor
-    lr: reconstructors.LogitReconstructor
-    gr: reconstructors.GlobalReconstructor
+def _lr_loss(weights, context, batch, key):
+    del key
+    (_, params), (x, logits) = context, batch
+    config = params.config
+    rebuilt = apply(modules(params).lr, weights, distil(logits, config))
+    return jnp.mean(reconstruction_loss(x, rebuilt, mu=config.mu_lr, ssim=config.ssim))
 
 
-def _modules(params: CMAGParams) -> _Modules:
-    config, shape = params.config, params.image_shape
-    return _Modules(
-        reconstructors.FeatureMapReconstructor(shape, config.fmr_width),
-        reconstructors.LogitReconstructor(shape, config.lr_width),
-        reconstructors.GlobalReconstructor(config.gr_width),
-    )
+def _gr_loss(weights, context, batch, key):
+    (_, params), (x, (from_features, logits)) = context, batch
+    config, networks = params.config, modules(params)
+
+    def error(target, probabilities):
+        from_logits = apply(networks.lr, params.lr, probabilities)
+        h = combine_reconstructions(from_features, from_logits, config)
+        rebuilt = apply(networks.gr, weights, h)
+        return reconstruction_loss(target, rebuilt, mu=config.mu_gr, ssim=config.ssim)
+
+    errors = error(x, distil(logits, config))
+    if config.contrast:
+        # A legitimate image whose class is told wrongly stands in for one whose victim is fooled.
+        wrong = jax.nn.one_hot(_another_class(key, logits), logits.shape[-1])
+        errors += config.contrast * error(1 - x, wrong)
+    return jnp.mean(errors)
 
 
-def _apply(module: nn.Module, variables: Any, x: jax.Array) -> jax.Array:
-    image: Any = module.apply(variables, x)
-    return image
+LOSSES: dict[str, Callable[..., jax.Array]] = {"fmr": _fmr_loss, "lr": _lr_loss, "gr": _gr_loss}
 
 
-def _distil(logits: jax.Array, config: CMAGConfig) -> jax.Array:
-    """softmax(z / T), eq. 5: at T = 1/1000 all but one-hot."""
-    return jax.nn.softmax(logits / config.temperature, axis=-1)
+def _another_class(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """(B,) a class that isn't the predicted one: half of the time the runner-up, whom an attack
+    would choose, half of the time any."""
+    classes = logits.shape[-1]
+    best, runner_up = jax.lax.top_k(logits, 2)[1].T
+    step_key, coin_key = jax.random.split(key)
+    other = (best + jax.random.randint(step_key, best.shape, 1, classes)) % classes
+    return jnp.where(jax.random.bernoulli(coin_key, 0.5, best.shape), runner_up, other)
 
 
-def _first_order(victim: Victim, params: CMAGParams, x: jax.Array):
-    """What FMR and LR make of images x, and h, the two combined."""
-    modules, config = _modules(params), params.config
-    feature_maps, logits = victim(x)
-    from_features = _apply(modules.fmr, params.fmr, feature_maps)
-    from_logits = _apply(modules.lr, params.lr, _distil(logits, config))
-    if config.combination == "hadamard":
-        return from_features, from_logits, from_features * from_logits
-    return from_features, from_logits, 0.5 * from_features + 0.5 * from_logits
+def _seen_by(name: str) -> Callable:
+    """A function (victim, params, images) of what a module's training looks at."""
+    return {"fmr": _feature_maps, "lr": _logits, "gr": _fmr_and_logits}[name]
+
+
+def _feature_maps(victim, _params, images):
+    return victim(images)[0]
+
+
+def _logits(victim, _params, images):
+    return victim(images)[1]
+
+
+def _fmr_and_logits(victim, params, images):
+    feature_maps, logits = victim(images)
+    return apply(modules(params).fmr, params.fmr, feature_maps), logits
+
+
+def _drift_and_context(victim, params, images):
+    seen: Evidence = look(victim, params, images)
+    return drift(seen), context(seen)
+
+
+def _fit_usual(victim, params: CMAGParams, images: jax.Array) -> CMAGParams:
+    if params.usual is None:
+        return params
+    drifts, contexts = _each(_drift_and_context, victim, params, images)
+    return dataclasses.replace(params, usual=usual_of(drifts, contexts))
+
+
+def _each(function: Callable, victim, params: CMAGParams, images: jax.Array) -> Any:
+    """The function of all images, a batch at a time."""
+    jitted = jax.jit(function)
+    parts = [
+        jitted(victim, params, images[start : start + LOOK_BATCH])
+        for start in range(0, len(images), LOOK_BATCH)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 @jax.jit
 def _reconstruct(victim, params, images) -> Reconstructions:
-    from_features, from_logits, h = _first_order(victim, params, images)
-    rebuilt = _apply(_modules(params).gr, params.gr, h)
-    return Reconstructions(from_features, from_logits, h, rebuilt)
+    return Reconstructions(*rebuild(params, *victim(images)))
 
 
 @jax.jit
 def _score(victim, params, images) -> dict[str, jax.Array]:
-    rebuilt = _reconstruct(victim, params, images).gr
-    squared = jnp.sum((images - rebuilt) ** 2, axis=(1, 2, 3))
-    # An attacker who differentiates the score must not meet the infinite slope of sqrt at 0.
-    return {
-        "ssim": 1 - SSIM[params.config.ssim](images, rebuilt),
-        "l2": jnp.sqrt(jnp.maximum(squared, 1e-12)),
-    }
+    return judge(params, look(victim, params, images))

@@ -62,6 +62,23 @@ class GlobalReconstructor(nn.Module):
         return _dense_image(h.reshape(h.shape[0], math.prod(h.shape[1:])), self.width, h.shape[1:])
 
 
+class GatedReconstructor(nn.Module):
+    """GR of CMAG+: h (B, H, W, C) in [-1, 1] to an image (B, H, W, C): sigmoid(a + 4 g h), a and
+    g networks' outputs. Where FMR and LR agree, h is positive; whether that makes a pixel bright,
+    g decides, and a what the pixel is without them."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        size = math.prod(h.shape[1:])
+        flat = h.reshape(h.shape[0], size)
+        x = nn.relu(nn.Dense(self.width)(flat))
+        x = nn.relu(nn.Dense(self.width)(x))
+        added, gate = nn.Dense(size)(x), nn.Dense(size)(x)
+        return nn.sigmoid(added + 4 * gate * flat).reshape(h.shape)
+
+
 def _dense_image(x: jax.Array, width: int, image_shape) -> jax.Array:
     """Two hidden layers and an image; called inside a module's `__call__`."""
     x = nn.relu(nn.Dense(width)(x))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from cmag_jax import CMAGConfig, cmag, global_ssim, training
+from cmag_jax import CMAG_PLUS, CMAGConfig, cascade, cmag, global_ssim, training
 
 KEY = jax.random.key(0)
 SHAPE = (12, 12, 1)
@@ -71,9 +71,9 @@ def test_fitting_module_by_module_is_fitting(fitted):
     params, losses = cmag.init(KEY, victim, images, TINY), []
     for name in cmag.MODULES:
         params, loss = cmag.fit_module(name, KEY, victim, params, images)
-        losses.append(loss)
+        losses += [loss] if len(loss) else []  # "usual" has none
     jax.tree.map(np.testing.assert_array_equal, (params, losses), (fitted[0], list(fitted[1])))
-    with pytest.raises(ValueError, match=r"\('fmr', 'lr', 'gr'\), got 'mr'"):
+    with pytest.raises(ValueError, match=r"\('fmr', 'lr', 'gr', 'usual'\), got 'mr'"):
         cmag.fit_module("mr", KEY, victim, params, images)
 
 
@@ -115,10 +115,10 @@ def test_temperature_sharpens_what_lr_sees():
     """At T = 1/1000 a lead of .02 in the logits is certainty (section 3.2's 0.491 and 0.490); at
     T = 1 it is nothing."""
     logits = jnp.log(jnp.array([[0.491, 0.490, 0.01, 0.009]]))
-    sharp = cmag._distil(logits, TINY)
+    sharp = cascade.distil(logits, TINY)
     np.testing.assert_allclose(sharp[0, 0], np.exp(1000 * np.log(0.491 / 0.490)) / (
         1 + np.exp(1000 * np.log(0.491 / 0.490))), rtol=1e-3)  # fmt: skip
-    soft = cmag._distil(logits, dataclasses.replace(TINY, temperature=1.0))
+    soft = cascade.distil(logits, dataclasses.replace(TINY, temperature=1.0))
     np.testing.assert_allclose(soft, [[0.491, 0.490, 0.01, 0.009]], rtol=1e-5)
 
 
@@ -266,3 +266,76 @@ def test_a_configuration_that_makes_no_sense_is_refused(options):
     (name,) = options
     with pytest.raises(ValueError, match=name):
         CMAGConfig(**options)
+
+
+PLUS = dataclasses.replace(
+    CMAG_PLUS, batch_size=32, fmr_epochs=40, lr_epochs=20, gr_epochs=60, fmr_width=16, lr_width=16,
+    gr_width=64,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", name="fitted_plus")
+def _fitted_plus():
+    return cmag.fit(KEY, victim, clean_images(0, 256), PLUS)
+
+
+def test_cmag_plus_has_its_scores_and_finds_a_fooled_victim(fitted_plus):
+    params, _ = fitted_plus
+    thresholds = cmag.calibrate(cmag.score(victim, params, clean_images(4, 400)), fpr=0.05)
+    clean = cmag.score(victim, params, clean_images(5, 400))
+    assert set(clean) == set(CMAG_PLUS.scores)
+    assert np.mean(cmag.detect(clean, thresholds)) < 0.12
+
+    def fooled(images):
+        feature_maps, logits = victim(images)
+        return feature_maps, jnp.roll(logits, 1, axis=-1)
+
+    flags = cmag.detect(cmag.score(fooled, params, clean_images(6, 400)), thresholds)
+    assert np.mean(flags) > 0.9
+
+
+def test_gr_of_cmag_plus_answers_a_wrong_class_with_the_negative(fitted_plus):
+    """The contrast of its loss: x from its own class, 1 - x from another."""
+    params, _ = fitted_plus
+    images = clean_images(7, 50)
+
+    def told_wrongly(x):
+        feature_maps, logits = victim(x)
+        return feature_maps, jnp.roll(logits, 1, axis=-1)
+
+    right = cmag.reconstruct(victim, params, images).gr
+    wrong = cmag.reconstruct(told_wrongly, params, images).gr
+    assert np.mean((right - images) ** 2) < np.mean((right - (1 - images)) ** 2)
+    assert np.mean((wrong - (1 - images)) ** 2) < np.mean((wrong - images) ** 2)
+
+
+def test_fmr_of_cmag_plus_loses_less_to_noise_than_the_papers(fitted, fitted_plus):
+    clean = clean_images(8, 100)
+    noise = np.random.default_rng(0).normal(scale=0.3, size=clean.shape)
+    noisy = np.clip(clean + noise, 0, 1).astype(np.float32)
+
+    def error(params, seen):
+        return np.mean((cmag.reconstruct(victim, params, seen).fmr - clean) ** 2)
+
+    paper, plus = (error(p, noisy) / error(p, clean) for p in (fitted[0], fitted_plus[0]))
+    assert plus < 0.85 * paper
+
+
+def test_cmag_plus_exports_and_differentiates(fitted_plus):
+    params, _ = fitted_plus
+    images = clean_images(10, 3)
+    (batch,) = jax.export.symbolic_shape("b")
+    exported = jax.export.export(jax.jit(partial(cmag.score, victim, params)))(
+        jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32)
+    )
+    expected = cmag.score(victim, params, images)
+    found = jax.export.deserialize(exported.serialize()).call(images)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4)
+    total = jax.grad(lambda x: sum(s.sum() for s in cmag.score(victim, params, x).values()))
+    assert np.isfinite(total(images)).all()
+
+
+def test_a_score_of_another_name_is_refused():
+    with pytest.raises(ValueError, match="'sim'"):
+        cmag.fit(KEY, victim, clean_images(0, 4), dataclasses.replace(TINY, scores=("sim",)))

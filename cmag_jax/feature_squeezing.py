@@ -1,0 +1,215 @@
+"""Feature squeezing, the detector of Xu, Evans and Qi (NDSS 2018).
+
+Squeezers take from an image what people would not miss: colours (section III-A) and detail
+(section III-B). The victim's probabilities for a legitimate image hardly change; the score is
+how much they do. Nothing is learnt.
+
+    params, _ = feature_squeezing.fit(key, victim, clean_images)
+    clean_scores = feature_squeezing.score(victim, params, held_out_images)
+    thresholds = feature_squeezing.calibrate(clean_scores, fpr=0.01)
+    flags = feature_squeezing.detect(feature_squeezing.score(victim, params, images), thresholds)
+
+The paper's third kind, non-local means (section III-B, for CIFAR-10 and ImageNet), is left out.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cmag_jax.checks import check_images
+from cmag_jax.thresholds import calibrate as calibrate
+from cmag_jax.thresholds import combine as combine
+from cmag_jax.thresholds import detect as detect
+from cmag_jax.victim import Images as Images
+from cmag_jax.victim import Victim as Victim
+from cmag_jax.victim import as_partial
+
+MEDIAN_SIZES = (2, 3)  # pixels across the window; the paper's
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSqueezingConfig:
+    """The squeezers. Defaults are the paper's best joint detector for MNIST (section V).
+
+    Its best one for CIFAR-10 is `bits=(5,), medians=(2,)` and non-local means.
+    """
+
+    bits: tuple[int, ...] = (1,)  # bits a colour, a squeezer each; section III-A
+    medians: tuple[int, ...] = (2,)  # pixels across the window, a squeezer each; section III-B
+
+    def __post_init__(self):
+        if not (*self.bits, *self.medians):
+            raise ValueError("expected at least one squeezer in bits and medians, got none")
+        for bits in self.bits:
+            _check_bits(bits)
+        for size in self.medians:
+            _check_size(size)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FeatureSqueezingParams:
+    """What the other detectors' params are, without weights: a pytree that has no leaves."""
+
+    config: FeatureSqueezingConfig = dataclasses.field(metadata={"static": True})
+    image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+
+
+class FitInfo(NamedTuple):
+    """Nothing is learnt."""
+
+
+def fit(
+    key: jax.Array,
+    victim: Victim,
+    images: Images,
+    config: FeatureSqueezingConfig | None = None,
+    *,
+    on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
+) -> tuple[FeatureSqueezingParams, FitInfo]:
+    """The params for images like these (N, H, W, C) float32 in [0, 1]. Nothing is learnt: the
+    arguments are those of every detector, and `on_epoch` is never called.
+
+    Raises:
+      ValueError: images of the wrong shape, type or range.
+    """
+    check_images(images)
+    return init(key, victim, images, config or FeatureSqueezingConfig()), FitInfo()
+
+
+def init(
+    key: jax.Array, victim: Victim, images: Images, config: FeatureSqueezingConfig
+) -> FeatureSqueezingParams:
+    """The same params as `fit`'s; also under `jax.eval_shape`."""
+    _, height, width, channels = images.shape
+    return FeatureSqueezingParams(config, (height, width, channels))
+
+
+def score(victim: Victim, params: FeatureSqueezingParams, images: Images) -> dict[str, jax.Array]:
+    """How much squeezing changes what the victim makes of images (B, H, W, C) float32 in [0, 1].
+    Jitted.
+
+    Its gradient is the true one, to which bit depth contributes nothing through the squeezed
+    image, since rounding is flat; an attacker wants `approximate_score`.
+
+    Returns:
+      "l1" (B,): the largest ||softmax(z(x)) - softmax(z(squeezed x))||_1 over the squeezers, in
+      [0, 2] (section V). Higher means more adversarial.
+
+    Raises:
+      ValueError: images of another shape than those of `fit`, or of the wrong type or range.
+    """
+    check_images(images, params.image_shape)
+    return _score(as_partial(victim), params, images, straight_through=False)
+
+
+def approximate_score(
+    victim: Victim, params: FeatureSqueezingParams, images: Images
+) -> dict[str, jax.Array]:
+    """`score`, with the same values but another gradient: backwards, rounding is the identity
+    (BPDA of Athalye, Carlini and Wagner, 2018, section 4.1). For adaptive attackers. Jitted."""
+    check_images(images, params.image_shape)
+    return _score(as_partial(victim), params, images, straight_through=True)
+
+
+def bit_depth(images: Images, bits: int) -> jax.Array:
+    """Images (B, H, W, C) in [0, 1] in 2**bits levels a colour (section III-A): round(x (2**bits -
+    1)) / (2**bits - 1), halves to the even level as in the authors' code.
+
+    Raises:
+      ValueError: bits outside 1 to 8.
+    """
+    _check_bits(bits)
+    levels = 2**bits - 1
+    return jnp.round(jnp.asarray(images) * levels) / levels
+
+
+def median_smooth(images: Images, size: int) -> jax.Array:
+    """Images (B, H, W, C), each pixel the median of the `size` x `size` around it in its channel
+    (section III-B): `scipy.ndimage.median_filter(images, (1, size, size, 1))`, like the authors'.
+    Differentiable.
+
+    At the border images are mirrored, the outermost pixels repeated. A window of 2x2 reaches up
+    and to the left, and the median of its four is the second largest.
+
+    Raises:
+      ValueError: a size other than 2 and 3.
+    """
+    _check_size(size)
+    x = jnp.asarray(images)
+    # Columns are sorted first, once for all the windows that they are part of; then only a few of
+    # the sorted pixels can be the median.
+    if size == 2:
+        above, _, _ = _three(x, 1)
+        low, high = _sort_2(above, x)
+        left_low, _, _ = _three(low, 2)
+        left_high, _, _ = _three(high, 2)
+        return jnp.maximum(jnp.minimum(left_high, high), jnp.maximum(left_low, low))
+    low, middle, high = _sort_3(*_three(x, 1))
+    _, _, highest_low = _sort_3(*_three(low, 2))
+    _, middle, _ = _sort_3(*_three(middle, 2))
+    lowest_high, _, _ = _sort_3(*_three(high, 2))
+    _, median, _ = _sort_3(highest_low, middle, lowest_high)
+    return median
+
+
+def _check_bits(bits: int) -> None:
+    if bits not in range(1, 9):
+        raise ValueError(f"expected bits from 1 to 8, got {bits!r}")
+
+
+def _check_size(size: int) -> None:
+    if size not in MEDIAN_SIZES:
+        raise ValueError(f"expected a median's size of 2 or 3, got {size!r}")
+
+
+def _three(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The neighbours before, the pixels, the neighbours after; an outermost pixel is its own."""
+    size = x.shape[axis]
+
+    def part(start, stop):
+        return lax.slice_in_dim(x, start, stop, axis=axis)
+
+    before = jnp.concatenate([part(0, 1), part(0, size - 1)], axis)
+    after = jnp.concatenate([part(1, size), part(size - 1, size)], axis)
+    return before, x, after
+
+
+def _sort_2(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.minimum(a, b), jnp.maximum(a, b)
+
+
+def _sort_3(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    a, b = _sort_2(a, b)
+    b, c = _sort_2(b, c)
+    a, b = _sort_2(a, b)
+    return a, b, c
+
+
+def _squeezed(images: jax.Array, config: FeatureSqueezingConfig, straight_through: bool):
+    """The images under each squeezer, one after the other."""
+    for bits in config.bits:
+        rounded = bit_depth(images, bits)
+        # The addend is exactly 0 and has the gradient of the images.
+        yield rounded + (images - lax.stop_gradient(images)) if straight_through else rounded
+    for size in config.medians:
+        yield median_smooth(images, size)
+
+
+@partial(jax.jit, static_argnames="straight_through")
+def _score(victim, params, images, *, straight_through: bool) -> dict[str, jax.Array]:
+    def probabilities(x):
+        _, logits = victim(x)
+        return jax.nn.softmax(logits, axis=-1)
+
+    original = probabilities(images)
+    distances = [
+        jnp.sum(jnp.abs(original - probabilities(squeezed)), axis=-1)
+        for squeezed in _squeezed(images, params.config, straight_through)
+    ]
+    return {"l1": jnp.max(jnp.stack(distances), axis=0)}

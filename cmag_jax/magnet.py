@@ -1,0 +1,299 @@
+"""MagNet, the two-pronged defence of Meng and Chen (CCS 2017): detectors and a reformer.
+
+Two autoencoders learn to take noise off legitimate images. An image that is far from them comes
+back changed (section 4.2.1), or the victim thinks otherwise of what comes back (section 4.2.2):
+the scores are how much. What passes the detectors is classified after the reformer, autoencoder
+I, has brought it nearer to legitimate images (section 4.3).
+
+    params, info = magnet.fit(key, victim, clean_images)
+    thresholds = magnet.calibrate(magnet.score(victim, params, held_out_images), drop_rate=0.001)
+    flags = magnet.detect(magnet.score(victim, params, images), thresholds)
+    _, logits = victim(magnet.reform(params, images))
+
+Against an attacker who knows it MagNet is broken (Carlini and Wagner, 2017).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmag_jax import thresholds
+from cmag_jax.checks import check_images
+from cmag_jax.thresholds import combine as combine
+from cmag_jax.thresholds import detect as detect
+from cmag_jax.training import train
+from cmag_jax.victim import Images as Images
+from cmag_jax.victim import Victim as Victim
+from cmag_jax.victim import as_partial
+
+
+@dataclasses.dataclass(frozen=True)
+class MagNetConfig:
+    """Everything that determines a fitted MagNet beside the victim, the images and the key.
+
+    Defaults are the paper's for MNIST (table 3 and the authors' train_defense.py), but for the
+    divergence detectors, which it has for CIFAR-10 only: `temperatures=()` leaves them out.
+    """
+
+    width: int = 3  # channels of the hidden layers, table 3
+    noise: float = 0.1  # standard deviation of the Gaussian noise to be taken off
+    regularisation: float = 1e-9  # of the squares of all activations, summed over a batch
+    temperatures: tuple[float, ...] = (10.0, 40.0)  # T of the divergence detectors, section 5.2.2
+    learning_rate: float = 1e-3  # Adam
+    batch_size: int = 256
+    epochs: int = 100  # 400 for CIFAR-10
+
+    def __post_init__(self):
+        if not self.learning_rate > 0:
+            raise ValueError(f"expected learning_rate above 0, got {self.learning_rate}")
+        least = {"noise": 0, "regularisation": 0, "width": 1, "batch_size": 1, "epochs": 1}
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"expected {name} of at least {bound}, got {getattr(self, name)}")
+        names = {f"{t:g}" for t in self.temperatures if t > 0}
+        if len(names) < len(self.temperatures):
+            raise ValueError(f"expected different temperatures above 0, got {self.temperatures}")
+
+
+MODULES = ("I", "II")  # the autoencoders, in the order in which they are trained
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MagNetParams:
+    """A fitted MagNet: a pytree of weights that knows its configuration."""
+
+    I: Any  # Flax variables  # noqa: E741 - the paper's name
+    II: Any
+    config: MagNetConfig = dataclasses.field(metadata={"static": True})
+    image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+
+
+class FitInfo(NamedTuple):
+    I_loss: np.ndarray  # (epochs,) mean loss of autoencoder I over each epoch
+    II_loss: np.ndarray  # (epochs,)
+
+
+class Reconstructions(NamedTuple):
+    I: jax.Array  # (B, H, W, C) in [0, 1]: also the reformed images  # noqa: E741
+    II: jax.Array  # (B, H, W, C) in [0, 1]
+
+
+def fit(
+    key: jax.Array,
+    victim: Victim,
+    images: Images,
+    config: MagNetConfig | None = None,
+    *,
+    on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
+) -> tuple[MagNetParams, FitInfo]:
+    """Trains autoencoders I and II to denoise, on legitimate images only.
+
+    Args:
+      victim: not used; here so that all detectors are fitted alike.
+      images: (N, H, W, C) float32 in [0, 1], H and W even.
+      on_epoch: called with the autoencoder's name ("I", "II"), the epochs made and to make, and
+        the mean loss.
+
+    Raises:
+      ValueError: images of the wrong shape, type or range.
+    """
+    check_images(images)
+    images = jnp.asarray(images)  # moved to the device once, not once an autoencoder
+    params, losses = init(key, victim, images, config or MagNetConfig()), {}
+    for name in MODULES:
+        params, losses[name] = fit_module(name, key, victim, params, images, on_epoch=on_epoch)
+    return params, FitInfo(**{f"{name}_loss": losses[name] for name in MODULES})
+
+
+def fit_module(
+    name: str,
+    key: jax.Array,
+    victim: Victim,
+    params: MagNetParams,
+    images: Images,
+    *,
+    on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
+) -> tuple[MagNetParams, np.ndarray]:
+    """One autoencoder's part of `fit`, for a program that keeps each as it is finished: `fit` is
+    `init` and then this for "I" and "II", with the same key.
+
+    The loss is the mean squared error between an image and what is made of it with Gaussian noise
+    added and clipped. The noise is new in every epoch; the authors' code draws it once.
+
+    Returns:
+      The params with that autoencoder trained, and its mean loss of each epoch.
+
+    Raises:
+      ValueError: another name; images that `fit` would not take.
+    """
+    if name not in MODULES:
+        raise ValueError(f"expected a module among {MODULES}, got {name!r}")
+    check_images(images, params.image_shape)
+    config, autoencoder = params.config, _autoencoder(name, params.config)
+
+    def loss(weights, _context, x, key):
+        noisy = jnp.clip(x + config.noise * jax.random.normal(key, x.shape), 0, 1)
+        rebuilt, activity = autoencoder.apply(weights, noisy)
+        # Summed over the batch, as `activity_regularizer` did in the Keras of 2017.
+        return jnp.mean((rebuilt - x) ** 2) + config.regularisation * activity
+
+    weights, losses = train(
+        jax.random.fold_in(key, 1 + MODULES.index(name)),  # 0 is init's
+        loss,
+        getattr(params, name),
+        (),
+        jnp.asarray(images),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        on_epoch=lambda epoch, value: on_epoch(name, epoch, config.epochs, value),
+    )
+    return dataclasses.replace(params, **{name: weights}), losses
+
+
+def init(key: jax.Array, victim: Victim, images: Images, config: MagNetConfig) -> MagNetParams:
+    """Untrained params for images like these (B, H, W, C), as `fit` starts from. Under
+    `jax.eval_shape`: the shapes of a fitted MagNet, which restoring a checkpoint asks for.
+
+    Raises:
+      ValueError: H or W odd.
+    """
+    _, height, width, channels = images.shape
+    if height % 2 or width % 2:  # autoencoder I halves and doubles them
+        raise ValueError(f"expected images with even H and W, got {height}x{width}")
+    keys, image = jax.random.split(jax.random.fold_in(key, 0)), jnp.zeros((1, *images.shape[1:]))
+    one, two = (_autoencoder(n, config).init(k, image) for n, k in zip(MODULES, keys, strict=True))
+    return MagNetParams(one, two, config, (height, width, channels))
+
+
+def autoencode(params: MagNetParams, images: Images) -> Reconstructions:
+    """What both autoencoders make of images (B, H, W, C) float32 in [0, 1]. Jitted.
+
+    Raises:
+      ValueError: images of another shape than those of `fit`, or of the wrong type or range.
+    """
+    check_images(images, params.image_shape)
+    return _autoencode(params, images)
+
+
+def reform(params: MagNetParams, images: Images) -> jax.Array:
+    """What the victim is to classify in place of images (section 4.3): `autoencode`'s I. Jitted."""
+    return autoencode(params, images).I
+
+
+def score(victim: Victim, params: MagNetParams, images: Images) -> dict[str, jax.Array]:
+    """How much the autoencoders change images (B, H, W, C) float32 in [0, 1]. Jitted.
+
+    Returns:
+      "l2" (B,): mean squared error of autoencoder I over the pixels, in [0, 1]; "l1" (B,): mean
+      absolute error of autoencoder II, in [0, 1] (section 4.2.1; means, as in the authors' code).
+      "jsd10", "jsd40" (B,), for each temperature T: the Jensen-Shannon divergence between
+      softmax(z(x) / T) and softmax(z(AE_I(x)) / T), in [0, log 2] up to rounding (section 4.2.2).
+      Higher means more adversarial.
+
+    Raises:
+      ValueError: images of another shape than those of `fit`, or of the wrong type or range.
+    """
+    check_images(images, params.image_shape)
+    return _score(as_partial(victim), params, images)
+
+
+def calibrate(
+    clean_scores: thresholds.Scores, *, fpr: float | None = None, drop_rate: float | None = None
+) -> thresholds.Thresholds:
+    """Thresholds from the scores of clean images. Exactly one of `fpr` and `drop_rate` is given.
+
+    Args:
+      clean_scores: the scores of held-out clean images, each (N,).
+      fpr: the share of them, in [0, 1), that *all* scores together may flag, as everywhere in
+        this library.
+      drop_rate: the share of them, in [0, 1), that *each* score may flag on its own, MagNet's own
+        rule: at most floor(drop_rate N) exceed its threshold. The paper's are 0.001 for MNIST and
+        0.005 for CIFAR-10.
+
+    Raises:
+      ValueError: no images, scores that are not finite or of unequal length, options that
+        contradict each other.
+    """
+    if (fpr is None) == (drop_rate is None):
+        raise ValueError(f"expected either fpr or drop_rate, got {fpr=} and {drop_rate=}")
+    if drop_rate is None:
+        return thresholds.calibrate(clean_scores, fpr=fpr)
+    if not 0 <= drop_rate < 1:
+        raise ValueError(f"expected drop_rate in [0, 1), got {drop_rate}")
+    thresholds.calibrate(clean_scores, fpr=0)  # refuses what it should, in its own words
+    alone = [thresholds.calibrate({k: v}, fpr=drop_rate) for k, v in clean_scores.items()]
+    return {name: threshold for each in alone for name, threshold in each.items()}
+
+
+def jensen_shannon(logits: jax.Array, others: jax.Array) -> jax.Array:
+    """The Jensen-Shannon divergence (B,) of softmax(logits) and softmax(others), each (B, K), in
+    nats: in [0, log 2] up to rounding. In logarithms, so that probabilities may underflow: its
+    gradient is finite everywhere."""
+    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
+    log_mean = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
+    divergences = jnp.exp(log_p) * (log_p - log_mean) + jnp.exp(log_q) * (log_q - log_mean)
+    return jnp.sum(divergences, axis=-1) / 2
+
+
+class _Autoencoder(nn.Module):
+    """(B, H, W, C) -> (images (B, H, W, C) in [0, 1], sum of all squared activations).
+
+    Table 3: 3x3 convolutions with sigmoids; I has 2x2 average pooling and its inverse within.
+    """
+
+    width: int
+    pools: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        channels, activities = x.shape[-1], []
+
+        def layer(x, channels):
+            kernel_init = nn.initializers.glorot_uniform()  # Keras's own, as in the authors' code
+            x = nn.sigmoid(nn.Conv(channels, (3, 3), kernel_init=kernel_init)(x))
+            activities.append(jnp.sum(x**2))
+            return x
+
+        x = layer(x, self.width)
+        if self.pools:
+            x = layer(_halve(x), self.width)
+            x = jnp.repeat(jnp.repeat(layer(x, self.width), 2, axis=1), 2, axis=2)
+        x = layer(x, self.width)
+        return layer(x, channels), sum(activities)
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    """2x2 average pooling, by a reshape: on a CPU reduce_window's gradient is many times slower."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def _autoencoder(name: str, config: MagNetConfig) -> _Autoencoder:
+    return _Autoencoder(config.width, pools=name == "I")
+
+
+@jax.jit
+def _autoencode(params, images) -> Reconstructions:
+    i, _ = _autoencoder("I", params.config).apply(params.I, images)
+    ii, _ = _autoencoder("II", params.config).apply(params.II, images)
+    return Reconstructions(i, ii)
+
+
+@jax.jit
+def _score(victim, params, images) -> dict[str, jax.Array]:
+    rebuilt = _autoencode(params, images)
+    scores = {
+        "l2": jnp.mean((images - rebuilt.I) ** 2, axis=(1, 2, 3)),
+        "l1": jnp.mean(jnp.abs(images - rebuilt.II), axis=(1, 2, 3)),
+    }
+    (_, before), (_, after) = victim(images), victim(rebuilt.I)
+    for t in params.config.temperatures:
+        scores[f"jsd{t:g}"] = jensen_shannon(before / t, after / t)
+    return scores

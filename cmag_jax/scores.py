@@ -152,7 +152,11 @@ def context(seen: Evidence) -> jax.Array:
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    return jnp.mean(x.reshape(x.shape[0], -1), axis=-1)
+    """Of each image (B,). As a product with a vector: XLA on a CPU would make one scalar loop of
+    a reduction and the sigmoid before it, fifty times slower."""
+    flat = x.reshape(x.shape[0], -1)
+    weights = jnp.full(flat.shape[1], 1 / flat.shape[1])
+    return jnp.dot(flat, weights, precision="highest")
 
 
 # The scores for which the victim is asked again.

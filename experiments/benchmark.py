@@ -16,6 +16,7 @@ from experiments import (
     benchmark_detectors,
     benchmark_spt,
     benchmark_victims,
+    cmag_config,
     datasets,
     program,
     report,
@@ -34,7 +35,9 @@ class Config:
     most_steps: int = 1_000_000  # of any attack; fewer for a quick look
     peer_limit: float = 120.0  # a peer whose first call takes more seconds is not called again
     detector_repeats: int = 200  # of a measurement of `detectors` or `spt`, at most
-    batches: tuple[int, ...] = (1, 32, 256)  # of `detectors`
+    batches: tuple[int, ...] = (1, 32, 1024)  # of `detectors`
+    preset: cmag_config.Preset = "quick"  # of `detectors`: which of each system, and which victim
+    fit_repeats: int = 20  # epochs of `detectors`
     output_dir: Path | None = None
     cache_dir: Path = Path("runs/cache")
     data_dir: Path | None = None
@@ -42,12 +45,16 @@ class Config:
 
 
 def main(config: Config) -> None:
+    if config.what == "detectors" and config.dataset not in cmag_config.VICTIMS:
+        raise SystemExit(f"error: expected a dataset among {tuple(cmag_config.VICTIMS)}")
     folder = config.output_dir or Path(f"runs/benchmark-{config.what}-{config.dataset}")
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     if config.what == "spt":
         rows = benchmark_spt.measure(config, data)
+    elif config.what == "detectors":
+        rows = benchmark_detectors.measure(config, data)
     else:
-        rows = _with_victim(config, folder, data)
+        rows = _attacks(config, folder, data)
 
     seconds = {"total": results.since_start()}
     results.write(folder / "results.json", config=config, rows=rows, seconds=seconds)
@@ -55,17 +62,15 @@ def main(config: Config) -> None:
     print(f"wrote {folder / 'results.json'}")
 
 
-def _with_victim(config: Config, folder: Path, data: datasets.Dataset) -> list[results.Row]:
-    """Rows about what is attacked or guarded: a trained classifier."""
+def _attacks(config: Config, folder: Path, data: datasets.Dataset) -> list[results.Row]:
+    """Rows about what is attacked: a trained classifier."""
     victim_config = benchmark_victims.CONFIGS[config.dataset]
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
-    if config.what == "attacks":
-        network = victims.make_cnn(data.classes, victim_config)
-        try:
-            return benchmark_attacks.measure(config, folder, data, victim, network)
-        except ValueError as error:
-            raise SystemExit(f"error: {error}") from None
-    return benchmark_detectors.measure(config, data, victim)
+    network = victims.make_cnn(data.classes, victim_config)
+    try:
+        return benchmark_attacks.measure(config, folder, data, victim, network)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

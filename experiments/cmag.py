@@ -1,42 +1,41 @@
 """CMAG end to end: `python -m experiments.cmag --dataset=mnist`.
 
-Trains (or reuses) a victim, fits CMAG to it, attacks the test set, and writes a run folder:
-results.json, report.html, figures/ and the fitted detector. What was computed before is read
-from the cache, so an interrupted run goes on where it was.
+Trains (or reuses) a victim, fits CMAG and CMAG+ to it, attacks the test set, and writes a run
+folder: results.json, report.html, figures/ and the fitted detectors. `--systems=all` puts their
+rivals beside them and makes all of the paper's tables and figures. What was computed before is
+read from the cache, so an interrupted run goes on where it was.
 """
 
-import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cmag_jax import CMAGParams, cmag
 from experiments import (
     attacking,
-    cache,
-    checkpoints,
+    cmag_figures,
     datasets,
     detector,
     evaluation,
-    figures,
     paper_values,
     program,
-    progress,
+    reconstruction,
     report,
     results,
+    systems,
+    theorem,
     victims,
 )
 from experiments.attacking import Attacked, AttackSpec
-from experiments.cmag_config import Config, parse, specs
-from experiments.datasets import Split
-from experiments.evaluation import Scored, Scores
+from experiments.cmag_config import Config, other_specs, parse, specs
+from experiments.datasets import Dataset, Split
+from experiments.evaluation import Attack, Clean, Scored
+from experiments.results import Row
+from experiments.systems import System
+from experiments.victims import Victim
 
-# Raise it when a change of cmag_jax makes detectors fitted before it another thing.
-VERSION = 1
-GALLERY_ROWS = 6
+NOISE = (0.02, 0.05, 0.1)  # standard deviations of the benign noise that should pass
 NOTE = (
     "Rates over adversarial images are over the successful ones; rates over clean images are over"
     " the whole test set, misclassified images included."
@@ -57,138 +56,141 @@ def main(config: Config) -> Path:
             name: (victims.accuracy(victim, split), len(split))
             for name, split in (("test", data.test), ("validation", data.validation))
         }
-    with clock.stage("fit"):
-        params, losses = _fit(config, data, victim)
-
-    def score(images: np.ndarray) -> Scores:
-        return score_all(victim, params, images, batch=config.score_batch)
-
-    with clock.stage("score"):
-        train, validation, test = (
-            score(split.images) for split in (data.train, data.validation, data.test)
-        )
-    limits = evaluation.thresholds(train, validation)
     with clock.stage("attack"):
-        most = max(config.fgsm_images, config.cw_images)
-        targets = attacking.choose(victim, data.test, most, seed=config.seed)
-        attacked = {spec: _attack(config, victim, targets, spec) for spec in specs(config)}
-    with clock.stage("score"):
-        scored = [_scored(spec, made, score) for spec, made in attacked.items()]
+        attacked = _attack_all(config, data, victim)
+        attacks = {spec: _summary(spec, made, victim) for spec, made in attacked.items()}
+
+    rows = list(evaluation.victim_rows(config.dataset, accuracies, list(attacks.values())))
+    fitted, outcomes = {}, {}
+    for name in config.chosen:
+        with clock.stage(f"fit {name}"):
+            fitted[name] = systems.fit(
+                name,
+                config.of_system(name),
+                data,
+                victim,
+                seed=config.seed,
+                cache_dir=config.cache_dir,
+            )
+        with clock.stage(f"score {name}"):
+            clean = _clean(config, data, fitted[name])
+            limits = evaluation.thresholds(fitted[name], clean)
+            scored = _score_attacks(config, fitted[name], attacked, attacks)
+        rows += evaluation.rows(config.dataset, fitted[name], clean, scored, limits)
+        outcomes[name] = cmag_figures.Outcome(fitted[name], clean, scored, limits)
+    with clock.stage("reconstruction"):
+        variants = _variants(config, data, fitted)
+        rows += _reconstruction_rows(config, data, fitted, variants, attacked)
 
     with clock.stage("report"):
-        rows = list(
-            evaluation.rows(
-                config.dataset, validation, test, scored, limits, len(data.train), accuracies
-            )
-        )
-        detector.save(folder / "detector", victim, config.victim, data.classes, params, limits)
-        pictures = _draw_examples(folder, victim, params, attacked)
-        pictures |= _draw_curves(folder, losses, test, validation, scored, limits)
+        pictures = cmag_figures.draw(folder / "figures", data, attacked, outcomes, variants)
+        for name in detector.SAVED:
+            if name in fitted:
+                detector.save(folder, fitted[name], config.victim, data, outcomes[name].limits)
     clock.seconds["total"] = results.since_start()
     results.write_json(folder / "config.json", config)
     results.write(folder / "results.json", config=config, rows=rows, seconds=clock.seconds)
-    title = f"CMAG on {config.dataset} ({config.preset} preset)"
+    title = f"{', '.join(config.chosen)} on {config.dataset} ({config.preset} preset)"
     report.write_html(folder, title, pictures, NOTE)
     _say(folder, config, clock)
     return folder
 
 
-def score_all(
-    victim: victims.Victim, params: CMAGParams, images: np.ndarray, *, batch: int
-) -> Scores:
-    """`cmag.score` of any number of images, a batch at a time."""
-    parts = []
-    for start in range(0, max(len(images), 1), batch):
-        part = images[start : start + batch]
-        # Filled up with blanks to one shape, so that scoring compiles once.
-        blanks = np.zeros((batch - len(part), *images.shape[1:]), np.float32)
-        scores = cmag.score(victim.features_and_logits, params, np.concatenate([part, blanks]))
-        parts.append({name: np.asarray(values)[: len(part)] for name, values in scores.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _fit(
-    config: Config, data: datasets.Dataset, victim: victims.Victim
-) -> tuple[CMAGParams, dict[str, np.ndarray]]:
-    """(params, losses by module): `cmag.fit`, each module kept in the cache once it is trained."""
-    key = cache.key(cmag=config.cmag, victim=victim.key, seed=config.seed, version=VERSION)
-    random = jax.random.fold_in(jax.random.key(config.seed), 1)  # the victim's is the key itself
-    network, images = victim.features_and_logits, jnp.asarray(data.train.images)
-    params = cmag.init(random, network, images[:1], config.cmag)
-    losses = {}
-    for name in cmag.MODULES:
-        path = config.cache_dir / f"cmag-{config.dataset}-{key}-{name}"
-        epochs = getattr(config.cmag, f"{name}_epochs")
-        if path.exists():
-            like = {"weights": getattr(params, name), "losses": np.zeros(epochs, np.float32)}
-            stored = checkpoints.load(path, like)
-            params = dataclasses.replace(params, **{name: stored["weights"]})
-            losses[name] = np.asarray(stored["losses"])
-            continue
-        with progress.bar(epochs, f"fit {name.upper()}", "epochs") as bar:
-
-            def on_epoch(_name: str, _epoch: int, _epochs: int, loss: float, bar=bar) -> None:
-                bar.set_postfix(loss=f"{loss:.4f}")
-                bar.update()
-
-            params, losses[name] = cmag.fit_module(
-                name, random, network, params, images, on_epoch=on_epoch
-            )
-        tree = {"weights": getattr(params, name), "losses": losses[name]}
-        cache.write_atomically(path, partial(checkpoints.save, tree=tree))
-    return params, losses
-
-
-def _attack(config: Config, victim: victims.Victim, targets: Split, spec: AttackSpec) -> Attacked:
-    count = config.cw_images if spec.name == "CW-l2" else config.fgsm_images
-    split = Split(targets.images[:count], targets.labels[:count])
-    return attacking.attack(
-        spec, victim, split, chunk=config.attack_batch, seed=config.seed, cache_dir=config.cache_dir
-    )
-
-
-def _scored(spec: AttackSpec, attacked: Attacked, score) -> Scored:
-    success = attacked.success
-    return Scored(
-        attack=spec.name,
-        strength=spec.strength,
-        scores=score(attacked.adversarial),
-        success_rate=float(success.mean()),
-        mean_distance=float(attacked.distance[success].mean()) if success.any() else float("nan"),
-        attempts=len(success),
-    )
-
-
-def _draw_examples(folder, victim, params, attacked: dict[AttackSpec, Attacked]) -> dict[str, Path]:
-    """A gallery for every attack; returns caption -> path."""
-    pictures = {}
-    for spec, made in attacked.items():
-        rows = np.flatnonzero(made.success)[:GALLERY_ROWS]
-        if not len(rows):
-            continue
-        rebuilt = cmag.reconstruct(victim.features_and_logits, params, made.images[rows])
-        columns = {"clean": made.clean[rows], "adversarial": made.images[rows]} | {
-            name.upper(): np.asarray(getattr(rebuilt, name)) for name in cmag.MODULES
-        }
-        path = folder / "figures" / f"examples-{spec.name.lower()}-{spec.strength:g}.png"
-        figures.gallery(path, spec.title, columns)
-        caption = f"{spec.title}: clean, adversarial, and what FMR, LR and GR make of the latter"
-        pictures[caption] = path
-    return pictures
-
-
-def _draw_curves(folder, losses, test, validation, scored, limits) -> dict[str, Path]:
-    """Histograms, ROC and training losses; returns caption -> path."""
-    pictures = {
-        "Scores of clean test images and of adversarial ones": folder / "figures" / "scores.png",
-        "ROC of the decision over both scores": folder / "figures" / "roc.png",
-        "Training losses of the three modules": folder / "figures" / "losses.png",
+def _attack_all(config: Config, data: Dataset, victim: Victim) -> dict[AttackSpec, Attacked]:
+    """Every attack on the test images that it is meant to have."""
+    counts = {
+        spec: config.cw_images if spec.name == "CW-l2" else config.fgsm_images
+        for spec in specs(config)
     }
-    scores, roc, curve = pictures.values()
-    figures.histograms(scores, test, scored, limits)
-    figures.roc(roc, test, validation, scored)
-    figures.losses(curve, losses)
-    return pictures
+    if config.whole:
+        counts |= dict.fromkeys(other_specs(config), config.other_images)
+    most = max(config.fgsm_images, config.cw_images)
+    targets = attacking.choose(victim, data.test, most, seed=config.seed)
+
+    def attack(spec: AttackSpec, count: int) -> Attacked:
+        return attacking.attack(
+            spec,
+            victim,
+            Split(targets.images[:count], targets.labels[:count]),
+            chunk=config.attack_batch,
+            seed=config.seed,
+            cache_dir=config.cache_dir,
+            training=data.train,
+        )
+
+    return {spec: attack(spec, count) for spec, count in counts.items() if count}
+
+
+def _summary(spec: AttackSpec, made: Attacked, victim: Victim) -> Attack:
+    right = victims.predict(victim, made.images) == made.labels
+    distance = float(made.distance[made.success].mean()) if made.success.any() else float("nan")
+    return Attack(spec.name, spec.strength, made.success, right, distance)
+
+
+def _clean(config: Config, data: Dataset, system: System) -> Clean:
+    """The scores of images that nobody attacked."""
+    score = partial(systems.score_all, system, cache_dir=config.cache_dir)
+    most = _most(config, system)
+    test = data.test.images[:most]
+    # The same noise for every system; of the test images, whose true FPR is known.
+    random = np.random.default_rng(config.seed)
+    noise = random.normal(size=test.shape).astype(np.float32)
+    looks_at_training = system.looks_at_training_images
+    return Clean(
+        training=score(data.train.images) if looks_at_training else None,
+        validation=score(data.validation.images[:most]),
+        test=score(test),
+        right=victims.predict(system.victim, test) == data.test.labels[:most],
+        noisy={sd: score(np.clip(test + sd * noise, 0, 1)) for sd in NOISE},
+    )
+
+
+def _score_attacks(
+    config: Config,
+    system: System,
+    attacked: dict[AttackSpec, Attacked],
+    attacks: dict[AttackSpec, Attack],
+) -> list[Scored]:
+    most = _most(config, system)
+    return [
+        Scored(attacks[spec], systems.score_all(system, made.images[:most], config.cache_dir))
+        for spec, made in attacked.items()
+    ]
+
+
+def _most(config: Config, system: System) -> int | None:
+    """How many images of a kind the system scores at most; None: all."""
+    return config.slow_images if system.name == "Defense-GAN" else None
+
+
+def _variants(config: Config, data: Dataset, fitted: dict) -> dict[str, System]:
+    """What figures 4 to 6 compare: CMAG, and with the average in the product's place."""
+    if not (config.whole and "CMAG" in fitted):
+        return {}
+    average = reconstruction.with_average(
+        fitted["CMAG"], data, seed=config.seed, cache_dir=config.cache_dir
+    )
+    variants = {"CMAG": fitted["CMAG"], "CMAG, weighted average": average}
+    return variants | ({"CMAG+": fitted["CMAG+"]} if "CMAG+" in fitted else {})
+
+
+def _reconstruction_rows(
+    config: Config, data: Dataset, fitted: dict, variants: dict, attacked: dict
+) -> Iterator[Row]:
+    """Tables 6 and 7, the ablation and theorem 1, of the cascades among the systems."""
+    for name in ("CMAG", "CMAG+"):
+        if name not in fitted:
+            continue
+        system = fitted[name]
+        measure = partial(
+            systems.score_all, reconstruction.errors_of_gr(system), cache_dir=config.cache_dir
+        )
+        yield from reconstruction.tables_6_and_7(data, system, attacked, measure)
+        if config.whole:
+            of_paper = {s: m for s, m in attacked.items() if s.name in paper_values.ATTACKS}
+            error = theorem.reconstruction_error(system.victim.features_and_logits, system.params)
+            yield from theorem.rows(config.dataset, name, error, of_paper)
+    yield from reconstruction.ablation(config.dataset, variants, data.test.images, attacked)
 
 
 def _say(folder: Path, config: Config, clock: results.Stopwatch) -> None:

@@ -4,13 +4,17 @@ import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
-from cmag_jax import CMAGConfig
+from cmag_jax import CMAG_PLUS, CMAGConfig
+from cmag_jax.defense_gan import DefenseGANConfig
+from cmag_jax.feature_squeezing import FeatureSqueezingConfig
+from cmag_jax.magnet import MagNetConfig
 from experiments import paper_values, victims
 from experiments.attacking import AttackSpec
+from experiments.systems import NAMES, SystemName
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb"]
 Preset = Literal["quick", "paper"]
@@ -33,27 +37,52 @@ class Config:
 
     dataset: DatasetName = "digits"
     preset: Preset = "quick"  # what the other options default to: minutes on a CPU, or the paper
+    systems: tuple[SystemName | Literal["all"], ...] = ("CMAG", "CMAG+")
     seed: int = 0
     output_dir: Path | None = None  # the run folder; runs/cmag-DATASET-PRESET-seedSEED by default
     cache_dir: Path = Path("runs/cache")  # trained victims, fitted detectors, attacked images
     data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
     manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
     fgsm_eps: tuple[float, ...] = paper_values.FGSM_EPS  # none: no FGSM
-    cw_confidence: tuple[float, ...] = paper_values.CW_CONFIDENCE  # none: no CW
+    cw_confidence: tuple[float, ...] = (0.0, *paper_values.CW_CONFIDENCE)  # none: no CW
     fgsm_images: int = 10_000  # test images attacked, of those classified rightly
     cw_images: int = 1000
+    other_images: int = 200  # under every other attack of attacks_jax, with --systems=all
+    slow_images: int = 500  # at most, of each kind, that Defense-GAN scores: it takes its time
     attack_batch: int = 200  # images attacked at a time; section 4.1
-    score_batch: int = 500  # images scored at a time: no result depends on it
     victim: victims.VictimConfig = field(default_factory=victims.VictimConfig)
     cmag: CMAGConfig = field(default_factory=CMAGConfig)
+    cmag_plus: CMAGConfig = field(default_factory=lambda: CMAG_PLUS)
+    magnet: MagNetConfig = field(default_factory=MagNetConfig)
+    defense_gan: DefenseGANConfig = field(default_factory=DefenseGANConfig)
+    feature_squeezing: FeatureSqueezingConfig = field(default_factory=FeatureSqueezingConfig)
     cw: CWConfig = field(default_factory=CWConfig)
 
     def __post_init__(self) -> None:
-        for name in ("fgsm_images", "cw_images", "attack_batch", "score_batch"):
+        for name in ("fgsm_images", "cw_images", "slow_images", "attack_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for spec in specs(self):
+        if self.other_images < 0:
+            raise ValueError(f"expected other_images of at least 0, got {self.other_images}")
+        if not self.systems:
+            raise ValueError(f"expected at least one system, of {NAMES}")
+        for spec in (*specs(self), *other_specs(self)):
             spec.make()  # refuses what the attack can't be, before anything is trained
+
+    @property
+    def chosen(self) -> tuple[SystemName, ...]:
+        """The systems' names, in the tables' order."""
+        return tuple(n for n in NAMES if n in self.systems or "all" in self.systems)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that the paper and the field ask for is made: other attacks, the ablation,
+        theorem 1."""
+        return "all" in self.systems
+
+    def of_system(self, name: SystemName) -> Any:
+        """The configuration of a system."""
+        return getattr(self, name.lower().replace("+", "_plus").replace("-", "_").replace(" ", "_"))
 
 
 VICTIMS = {
@@ -72,20 +101,60 @@ PAPER_VICTIMS = {
 QUICK_CMAG = CMAGConfig(batch_size=250, fmr_epochs=5, lr_epochs=2, gr_epochs=12, fmr_width=64)
 DIGITS_CMAG = CMAGConfig(batch_size=50, fmr_epochs=30, lr_epochs=10, gr_epochs=30, fmr_width=64)
 QUICK_CW = CWConfig(num_steps=200, step_size=0.05, binary_search_steps=5, initial_const=1.0)
+FMR_EPOCHS = {"digits": 60, "mnist": 5, "fashion_mnist": 16, "gtsrb": 16}  # of CMAG+, quick
+MAGNET_EPOCHS = {"digits": 60, "mnist": 6, "fashion_mnist": 6, "gtsrb": 4}
+GAN_EPOCHS = {"digits": 30, "mnist": 2, "fashion_mnist": 3, "gtsrb": 3}
+# 1 bit leaves nothing of a coat or a road sign.
+SQUEEZERS = {"digits": (1,), "mnist": (1,), "fashion_mnist": (5,), "gtsrb": (5,)}
+QUICK_GAN = DefenseGANConfig(
+    generator_width=16,
+    critic_width=16,
+    latent_size=64,
+    learning_rate=1e-3,
+    final_rate=0.05,
+    batch_size=64,
+)
+
+
+def quick_cmag_plus(dataset: str) -> CMAGConfig:
+    """CMAG+ in minutes on two cores."""
+    digits = dataset == "digits"
+    return dataclasses.replace(
+        CMAG_PLUS,
+        batch_size=50 if digits else 250,
+        fmr_epochs=FMR_EPOCHS[dataset],
+        lr_epochs=10 if digits else 3,
+        gr_epochs=30 if digits else 8,
+        fmr_width=64,
+    )
 
 
 def preset(name: Preset, dataset: DatasetName) -> Config:
     """The options that a preset stands for."""
+    squeezing = FeatureSqueezingConfig(bits=SQUEEZERS[dataset])
     if name == "paper":
-        cmag_config = DIGITS_CMAG if dataset == "digits" else CMAGConfig()
-        return Config(dataset, name, victim=PAPER_VICTIMS[dataset], cmag=cmag_config)
+        small = dataset == "digits"
+        return Config(
+            dataset,
+            name,
+            victim=PAPER_VICTIMS[dataset],
+            cmag=DIGITS_CMAG if small else CMAGConfig(),
+            cmag_plus=quick_cmag_plus(dataset) if small else CMAG_PLUS,
+            feature_squeezing=squeezing,
+        )
     return Config(
         dataset,
         name,
         fgsm_images=1000,
         cw_images=200 if dataset == "digits" else 400,
+        other_images=50,
+        slow_images=100 if dataset == "digits" else 200,
         victim=VICTIMS[dataset],
         cmag=DIGITS_CMAG if dataset == "digits" else QUICK_CMAG,
+        cmag_plus=quick_cmag_plus(dataset),
+        magnet=MagNetConfig(epochs=MAGNET_EPOCHS[dataset]),
+        defense_gan=dataclasses.replace(QUICK_GAN, epochs=GAN_EPOCHS[dataset]),
+        feature_squeezing=squeezing,
         cw=QUICK_CW,
     )
 
@@ -112,3 +181,40 @@ def specs(config: Config) -> list[AttackSpec]:
     options = tuple(dataclasses.asdict(config.cw).items())
     fgsm = [AttackSpec("FGSM", float(eps)) for eps in config.fgsm_eps]
     return fgsm + [AttackSpec("CW-l2", float(k), options) for k in config.cw_confidence]
+
+
+# In l-infinity and in l2: usual on grey images of 28x28 pixels, and on small colour images.
+OTHER_EPS = {"gtsrb": (8 / 255, 0.5)}
+GREY_EPS = (0.2, 1.5)
+
+
+def other_specs(config: Config) -> list[AttackSpec]:
+    """Every other attack of attacks_jax, at its usual strength; shortened in the quick preset."""
+    eps, eps_l2 = OTHER_EPS.get(config.dataset, GREY_EPS)
+    quick = config.preset == "quick"
+    cw = dataclasses.asdict(config.cw)
+    shrinking = {"num_steps": 100, "step_size": 0.05} if quick else {}
+    step: dict[str, float] = {"step_size": eps / 10, "num_steps": 20}
+    pixels = {"population": 200, "generations": 20} if quick else {}
+    table: list[tuple[str, float, dict[str, Any]]] = [
+        ("least likely", eps, {}),
+        ("BIM", eps, step),
+        ("PGD", eps, step | {"num_steps": 40}),
+        ("PGD-l2", eps_l2, {"norm": "l2", "step_size": eps_l2 / 10, "num_steps": 40}),
+        ("MI-FGSM", eps, step),
+        ("APGD", eps, {"num_steps": 50 if quick else 100}),
+        ("AutoAttack", eps, {"num_steps": 20, "num_queries": 500} if quick else {}),
+        ("DeepFool", 0.02, {}),
+        ("EAD", 0.0, cw | {"beta": 0.01}),
+        ("CW-l0", 0.0, shrinking),
+        ("CW-linf", 0.0, shrinking),
+        ("JSMA", 0.145, {}),
+        ("few pixels", 5, pixels),
+        ("patch", 8, {"num_steps": 200} if quick else {}),
+        ("ATN", 10.0, {"num_steps": 300} if quick else {}),
+        ("NES", eps, {"num_steps": 100 if quick else 10_000}),
+        ("Square", eps, {"num_steps": 500 if quick else 5000, "p_init": 0.8}),
+        ("Boundary", 0.01, {"num_steps": 1000 if quick else 25_000}),
+        ("HopSkipJump", 1.0, {"num_steps": 1000}),
+    ]
+    return [AttackSpec(name, strength, tuple(o.items())) for name, strength, o in table]

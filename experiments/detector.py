@@ -1,4 +1,4 @@
-"""A fitted CMAG on disk: everything that scoring an image needs, victim included."""
+"""Fitted cascades on disk: everything that scoring an image needs, victim included."""
 
 import dataclasses
 import json
@@ -11,8 +11,14 @@ from jax.tree_util import Partial
 
 from cmag_jax import CMAGConfig, CMAGParams, cmag
 from experiments import cache, checkpoints, results, victims
+from experiments.datasets import Dataset
+from experiments.systems import System, SystemName
 
 Thresholds = dict[str, dict[str, float]]  # rule ("fpr=0.05", "paper") -> score -> threshold
+SAVED: tuple[SystemName, ...] = (
+    "CMAG",
+    "CMAG+",
+)  # the systems that a run leaves, each in a folder of its name
 
 
 class Detector(NamedTuple):
@@ -22,43 +28,45 @@ class Detector(NamedTuple):
 
 
 def save(
-    folder: Path,
-    victim: victims.Victim,
+    run: Path,
+    system: System,
     victim_config: victims.VictimConfig,
-    classes: int,
-    params: CMAGParams,
+    data: Dataset,
     thresholds: Thresholds,
 ) -> None:
-    """Writes the detector into `folder`, whole or not at all."""
+    """Writes the detector into the run folder, whole or not at all."""
+    params = system.params
     kinds = {  # what rebuilds the networks
-        "classes": classes,
+        "classes": data.classes,
         "image_shape": params.image_shape,
         "victim": victim_config,
         "cmag": params.config,
     }
-    weights = {"victim": victim.params, "fmr": params.fmr, "lr": params.lr, "gr": params.gr}
+    weights = {"victim": system.victim.params, **_trees(params)}
 
     def write(temporary: Path) -> None:
         checkpoints.save(temporary / "weights", weights)
         results.write_json(temporary / "networks.json", kinds)
         results.write_json(temporary / "thresholds.json", thresholds)
 
-    cache.write_atomically(folder, write)
+    cache.write_atomically(run / "detectors" / system.name, write)
 
 
-def load(run: Path | str) -> Detector:
-    """The detector that `python -m experiments.cmag` left in a run folder.
+def load(run: Path | str, system: str = "CMAG+") -> Detector:
+    """A detector that `python -m experiments.cmag` left in a run folder.
 
         victim, params, thresholds = detector.load("runs/cmag-digits-quick-seed0")
         score = jax.jit(partial(cmag.score, victim, params))
         flags = cmag.detect(score(images), thresholds["fpr=0.05"])
 
     Raises:
-      FileNotFoundError: the folder holds no detector.
+      FileNotFoundError: the folder holds no such detector.
     """
-    folder = Path(run) / "detector"
+    folder = Path(run) / "detectors" / system
     if not folder.is_dir():
-        raise FileNotFoundError(f"{run} holds no detector/; python -m experiments.cmag writes one")
+        raise FileNotFoundError(
+            f"{run} holds no detectors/{system}; python -m experiments.cmag writes it"
+        )
     kinds = json.loads((folder / "networks.json").read_text())
     shape = tuple(kinds["image_shape"])
     victim_config = victims.VictimConfig(
@@ -75,9 +83,14 @@ def load(run: Path | str) -> Detector:
         return weights, untrained
 
     victim_shape, params_shape = jax.eval_shape(start, jax.random.key(0))
-    trees = {"fmr": params_shape.fmr, "lr": params_shape.lr, "gr": params_shape.gr}
-    weights = checkpoints.load(folder / "weights", {"victim": victim_shape, **trees})
+    like = {"victim": victim_shape, **_trees(params_shape)}
+    weights = checkpoints.load(folder / "weights", like)
     victim = victims.bind(network, weights.pop("victim"), key="")
     params = dataclasses.replace(params_shape, **weights)
     thresholds = json.loads((folder / "thresholds.json").read_text())
     return Detector(victim.features_and_logits, params, thresholds)
+
+
+def _trees(params: CMAGParams) -> dict:
+    trees = {name: getattr(params, name) for name in cmag.MODULES}
+    return {name: tree for name, tree in trees.items() if tree is not None}

@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import cache, evaluation
-from experiments.evaluation import Scored, Scores
+from experiments.evaluation import Scored
 from experiments.results import Row
+from experiments.systems import Scores
 
 matplotlib.use("Agg")  # files only: a screen may be missing
 
-SCORE_TITLES = {"ssim": "1 - SSIM(x, x')", "l2": "||x - x'||"}
+SCORE_TITLES = {"ssim": "1 - SSIM(x, x')", "l2": "||x - x'||", "pixels": "pixels rebuilt wrongly"}
 
 
 def gallery(path: Path, title: str, columns: dict[str, np.ndarray]) -> None:
@@ -34,9 +35,11 @@ def histograms(
 ) -> None:
     """Scores of clean and adversarial images, one panel an attack and score, with thresholds."""
     made = [attack for attack in attacks if attack.n]
-    figure = Figure(figsize=(7, 1.5 * max(len(made), 1) + 0.8), layout="constrained")
+    figure = Figure(
+        figsize=(3.5 * max(len(clean), 2), 1.5 * max(len(made), 1) + 0.8), layout="constrained"
+    )
     axes = figure.subplots(max(len(made), 1), len(clean), squeeze=False, sharex="col")
-    colours = ("black", "tab:red", "tab:orange")
+    colours = ("black", "tab:red", "tab:orange", "tab:olive")
     for column, (name, clean_scores) in enumerate(clean.items()):
         everything = [clean_scores, *(attack.scores[name] for attack in made)]
         bins = np.linspace(min(s.min() for s in everything), max(s.max() for s in everything), 60)
@@ -47,16 +50,16 @@ def histograms(
             for (rule, limit), colour in zip(limits.items(), colours, strict=True):
                 panel.axvline(limit[name], color=colour, linewidth=1, label=rule)
             panel.set_yticks([])
-            panel.set_ylabel(f"{attack.attack} {attack.strength:g}", fontsize=8)
-        axes[-1, column].set_xlabel(SCORE_TITLES[name])
+            panel.set_ylabel(f"{attack.attack.name} {attack.attack.strength:g}", fontsize=8)
+        axes[-1, column].set_xlabel(SCORE_TITLES.get(name, name))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8)
+        figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8)
     save(figure, path)
 
 
 def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) -> None:
-    """The ROC of the decision over both scores; false positives on a logarithmic axis, since
+    """The ROC of the decision over all scores; false positives on a logarithmic axis, since
     what matters is far to the left."""
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     panel = figure.subplots()
@@ -64,7 +67,8 @@ def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) ->
         if attack.n:
             pair = evaluation.pooled(attack.scores, clean, validation, "any")
             fpr, tpr = evaluation.roc(*pair)
-            label = f"{attack.attack} {attack.strength:g} (AUROC {evaluation.auroc(*pair):.3f})"
+            area, *_ = evaluation.auroc(*pair)
+            label = f"{attack.attack.name} {attack.attack.strength:g} (AUROC {area:.3f})"
             panel.plot(np.maximum(fpr, 1e-4), tpr, label=label, linewidth=1.3)
     for nominal in evaluation.FPRS:
         panel.axvline(nominal, color="gray", linewidth=0.6, linestyle=":")
@@ -80,8 +84,10 @@ def losses(path: Path, curves: dict[str, np.ndarray]) -> None:
     figure = Figure(figsize=(5.5, 3.2), layout="constrained")
     panel = figure.subplots()
     for name, values in curves.items():
-        panel.plot(np.arange(1, len(values) + 1), values, label=name.upper(), marker=".")
-    panel.set(xlabel="epoch", ylabel="mean loss (eq. 12-14)", yscale="log")
+        panel.plot(np.arange(1, len(values) + 1), values, label=name, marker=".")
+    positive = all(np.nanmin(values) > 0 for values in curves.values())  # a critic's is not
+    scale = "log" if positive else "linear"
+    panel.set(xlabel="epoch", ylabel="mean loss", yscale=scale)
     panel.legend()
     save(figure, path)
 

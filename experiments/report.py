@@ -4,6 +4,7 @@ A run's own report.html, with its figures inside, is written by the program that
 """
 
 import base64
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ Row = dict[str, Any]
 def main(
     runs: tyro.conf.Positional[tuple[Path, ...]],
     only: tuple[str, ...] = (),
+    systems: tuple[str, ...] = (),
+    metrics: tuple[str, ...] = (),
+    seeds: bool = False,
+    intervals: bool = False,
     markdown: bool = False,
 ) -> None:
     """Renders runs side by side.
@@ -28,6 +33,10 @@ def main(
     Args:
       runs: run folders (or their results.json), at least one.
       only: the tables to render, by name (cmag/3, extra/fpr, ...); all by default.
+      systems: whose rows to render; everybody's by default.
+      metrics: the metrics to render; all by default.
+      seeds: the runs differ by their seeds: put mean and range in one place.
+      intervals: give rates with their 95% intervals (Wilson).
       markdown: print Markdown instead of tables for a terminal.
     """
     if not runs:
@@ -36,7 +45,13 @@ def main(
         documents = [results.read(run) for run in runs]
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
-    rows = _together(runs, documents)
+    rows = [
+        row
+        for row in _together(runs, documents, told_apart=not seeds)
+        if (not systems or row["system"] in systems) and (not metrics or row["metric"] in metrics)
+    ]
+    if intervals:
+        rows = [row | {"interval": wilson(row)} for row in rows]
     if markdown:
         for table in tables(rows, only):
             print(_markdown(*table))
@@ -44,14 +59,17 @@ def main(
         console(rows, only)
 
 
-def _together(runs: tuple[Path, ...], documents: list[dict[str, Any]]) -> list[Row]:
-    """The rows of all runs. Where two runs are of one data set, it is told with the run."""
+def _together(
+    runs: tuple[Path, ...], documents: list[dict[str, Any]], *, told_apart: bool
+) -> list[Row]:
+    """The rows of all runs. Where two runs are of one data set, it is told with the run, unless
+    they are not to be told apart."""
     of_run = [{row["dataset"] for row in document["rows"]} for document in documents]
     together = []
     for run, document in zip(runs, documents, strict=True):
         name = run.parent.name if run.name == "results.json" else run.resolve().name
         for row in document["rows"]:
-            shared = sum(row["dataset"] in datasets for datasets in of_run) > 1
+            shared = told_apart and sum(row["dataset"] in datasets for datasets in of_run) > 1
             label = f"{row['dataset']} ({name})" if shared else row["dataset"]
             together.append(row | {"dataset": label})
     return together
@@ -71,7 +89,14 @@ def tables(
 
 
 # Tables that compare several systems by several metrics: a line each system, metrics as columns.
-BY_SYSTEM = ("extra/parity", "extra/spt/adaptive", "extra/spt/queries-only", "extra/spt/natural")
+BY_SYSTEM = (
+    "extra/figures7-8",
+    "extra/adaptive",
+    "extra/parity",
+    "extra/spt/adaptive",
+    "extra/spt/queries-only",
+    "extra/spt/natural",
+)
 # Tables whose rows have little in common: a line each.
 LISTED = ("extra/benchmark/spt", "extra/spt/storage")
 
@@ -81,11 +106,11 @@ def _by_metric(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     columns = list(dict.fromkeys(_column(row) for row in rows))
     body = []
     for line in dict.fromkeys((r["dataset"], r["system"], r["metric"]) for r in rows):
-        cells = {_column(r): r for r in rows if (r["dataset"], r["system"], r["metric"]) == line}
-        ours = [_number(cells.get(column, {}).get("value")) for column in columns]
-        body.append([*line, *ours, _sizes(cells)])
-        if any(row["paper"] is not None for row in cells.values()):
-            printed = [_number(cells.get(column, {}).get("paper")) for column in columns]
+        of_line = [r for r in rows if (r["dataset"], r["system"], r["metric"]) == line]
+        cells = {column: [r for r in of_line if _column(r) == column] for column in columns}
+        body.append([*line, *(_cell(found) for found in cells.values()), _sizes(of_line)])
+        if any(row["paper"] is not None for row in of_line):
+            printed = [_number(found[0]["paper"]) if found else "" for found in cells.values()]
             body.append(["", "paper", line[2], *printed, ""])
     return ["dataset", "system", "metric", *columns, "n"], body
 
@@ -95,9 +120,9 @@ def _by_system(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     columns = list(dict.fromkeys(row["metric"] for row in rows))
     body = []
     for line in dict.fromkeys((r["dataset"], _column(r), r["system"]) for r in rows):
-        cells = {r["metric"]: r for r in rows if (r["dataset"], _column(r), r["system"]) == line}
-        values = [_number(cells.get(column, {}).get("value")) for column in columns]
-        body.append([*line, *values, _sizes(cells)])
+        of_line = [r for r in rows if (r["dataset"], _column(r), r["system"]) == line]
+        values = [_cell([r for r in of_line if r["metric"] == column]) for column in columns]
+        body.append([*line, *values, _sizes(of_line)])
     return ["dataset", "attack", "system", *columns, "n"], body
 
 
@@ -113,8 +138,32 @@ def _listed(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return ["dataset", "system", "metric", "case", "value", "paper", "n"], body
 
 
-def _sizes(cells: dict[str, Row]) -> str:
-    sizes = sorted({row["n"] for row in cells.values()})
+def _cell(rows: list[Row]) -> str:
+    """A figure; of several seeds their mean and range; with its interval where it has one."""
+    if not rows:
+        return ""
+    values = [row["value"] for row in rows]
+    if len(values) > 1:
+        return f"{sum(values) / len(values):.3f} ({min(values):.3f}-{max(values):.3f})"
+    interval = rows[0].get("interval")
+    return _number(values[0]) + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")
+
+
+RATES = ("tpr@", "fpr@", "detection_rate@", "accuracy", "attack_success_rate", "share_", "SR@")
+
+
+def wilson(row: Row) -> tuple[float, float] | None:
+    """The 95% interval (Wilson, 1927) of a rate; None of what is no share of `n` images."""
+    if not row["metric"].startswith(RATES):
+        return None
+    p, n, z = row["value"], row["n"], 1.96
+    middle, scale = (p + z * z / (2 * n)), 1 + z * z / n
+    margin = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max((middle - margin) / scale, 0.0), min((middle + margin) / scale, 1.0)
+
+
+def _sizes(rows: list[Row]) -> str:
+    sizes = sorted({row["n"] for row in rows})
     return f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
 
 

@@ -2,13 +2,20 @@
 
 import json
 
+import jax
+import numpy as np
+import optax
 import pytest
 
+from cmag_jax import CMAG_PLUS, CMAGConfig, cmag, defense_gan, magnet
 from experiments import (
     benchmark,
     benchmark_attacks,
+    benchmark_detectors,
     benchmark_spt,
     benchmark_victims,
+    peers,
+    systems,
     timing,
     victims,
 )
@@ -20,6 +27,7 @@ def _run(tmp_path, monkeypatch):
     small = victims.VictimConfig((4, 8), dense=16, epochs=1, batch_size=200)
     monkeypatch.setitem(benchmark_victims.CONFIGS, "digits", small)
     monkeypatch.setattr(benchmark_attacks.peers, "installed", lambda: [])
+    monkeypatch.setattr(benchmark_detectors, "has_torch", lambda: False)
     monkeypatch.setattr(benchmark_spt, "NETWORKS", ("LeNet", "LeNet"))
     monkeypatch.setattr(benchmark_spt, "CLIENTS", 8)
     monkeypatch.setattr(benchmark_spt, "CHAINS", (3,))
@@ -39,7 +47,6 @@ def _run(tmp_path, monkeypatch):
     ("what", "metrics"),
     [
         ("attacks", {"seconds", "compile_seconds", "ratio_to_floor", "queries", "success_rate"}),
-        ("detectors", {"milliseconds:score", "milliseconds:forward", "score_to_forward"}),
         ("spt", {"over_classifier", "over_decoy", "ratio_to_floor", "bytes_per_client"}),
     ],
 )
@@ -88,3 +95,134 @@ def test_whoever_takes_too_long_is_called_once(monkeypatch):
     assert turns == ["slow", "fast", "fast", "fast"]
     assert later == {"slow": 9.0, "fast": 1.0}
     assert first["slow"] == 9.0
+
+
+def test_every_detector_is_timed(run):
+    rows = run("detectors")
+    assert {row["system"] for row in rows} == set(systems.NAMES)
+    assert {row["strength"] for row in rows} == {1, 4}
+    assert all(row["value"] > 0 for row in rows)
+    metrics = {"milliseconds:forward", "milliseconds:score", "score_to_forward"}
+    assert metrics < {row["metric"] for row in rows if row["system"] == "CMAG"}
+    of_search = {row["metric"] for row in rows if row["system"] == "Defense-GAN"}
+    assert metrics | {"times_faster_than_a_loop_over_restarts"} < of_search
+    assert not any("fit" in row["metric"] for row in rows)  # without torch
+
+
+def test_detectors_want_a_data_set_of_theirs():
+    with pytest.raises(SystemExit, match="mnist"):
+        benchmark.main(benchmark.Config("detectors", "cifar10"))
+
+
+def test_the_loop_over_restarts_is_the_same_search():
+    images = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    config = defense_gan.DefenseGANConfig(
+        "dense", "dense", generator_width=4, critic_width=4, latent_size=5, search_steps=4
+    )
+    params = defense_gan.init(jax.random.key(0), None, images, config)
+
+    def score(params, images):
+        return defense_gan.score(None, params, images)
+
+    loop = benchmark_detectors._loop_over_restarts(score, params, images)
+    np.testing.assert_allclose(loop["l2"], score(params, images)["l2"], rtol=1e-4)
+
+
+@pytest.mark.peers
+def test_fits_are_timed_beside_torch(run, monkeypatch):
+    monkeypatch.setattr(benchmark_detectors, "has_torch", lambda: True)
+    monkeypatch.setattr(benchmark_detectors, "FIT_STEPS", 1)
+    rows = [row for row in run("detectors") if row["metric"] == "fit_to_torch"]
+    assert [(row["system"], row["attack"]) for row in rows] == [
+        ("CMAG", "fit FMR"), ("CMAG", "fit LR"), ("CMAG", "fit GR"),
+        ("CMAG+", "fit FMR"), ("CMAG+", "fit LR"), ("CMAG+", "fit GR"),
+        ("MagNet", "fit I"),
+    ]  # fmt: skip
+    assert all(row["value"] > 0 for row in rows)
+
+
+SMALL = {"fmr_width": 6, "lr_width": 7, "gr_width": 8}
+SMALL_CMAG = CMAGConfig(**SMALL)
+SMALL_PLUS = CMAGConfig(**SMALL, **{
+    name: getattr(CMAG_PLUS, name)
+    for name in ("combination", "fmr_noise", "gr", "contrast", "scores", "final_rate")
+})  # fmt: skip
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("part", "config"),
+    [
+        *((part, config) for part in ("fmr", "lr", "gr") for config in (SMALL_CMAG, SMALL_PLUS)),
+        ("I", magnet.MagNetConfig(regularisation=1e-4)),
+    ],
+)
+def test_torch_is_given_the_same_training_step(part, config, monkeypatch):
+    """The same loss, before and after a step, from the same weights, images and random draws. In
+    colour, so that an order of channels that is not the same would show."""
+    torch = pytest.importorskip("torch")
+    from experiments.peers import cmag_training
+
+    images = np.random.default_rng(0).uniform(size=(10, 16, 16, 3)).astype(np.float32)
+    network = victims.make_cnn(5, victims.VictimConfig((4, 6), dense=8, standardise=True))
+    weights = network.init(jax.random.key(0), images)
+    victim = victims.bind(network, weights, "").features_and_logits
+    twin = peers.torch_twin(network, weights)
+    module, key = (magnet if part == "I" else cmag), jax.random.key(1)
+    params = module.init(jax.random.key(2), victim, images, config)
+
+    task = cmag_training.task(part, params, images, twin.layers)
+    drawn = _draws(part, config, key, images, victim, task.draw)
+    optimiser = torch.optim.Adam(task.network.parameters(), config.learning_rate)
+    theirs = []
+    for _ in range(2):
+        optimiser.zero_grad()
+        value = task.loss(task.data, drawn)
+        value.backward()
+        optimiser.step()
+        theirs.append(value.item())
+
+    ours, losses = getattr(params, part), []
+    loss = _loss(module, part, params, victim, images, key, monkeypatch)
+    adam = optax.adam(config.learning_rate)
+    state = adam.init(ours)
+    for _ in range(2):
+        value, gradient = jax.jit(jax.value_and_grad(loss))(ours)
+        updates, state = adam.update(gradient, state)
+        ours, losses = optax.apply_updates(ours, updates), [*losses, value]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses, theirs, atol=1e-4)
+
+
+def _loss(module, part, params, victim, images, key, monkeypatch):
+    """What `fit_module` has minimised, as a function of the module's weights."""
+    caught = []
+
+    def train(_key, loss, weights, context, data, **_options):
+        caught.append(lambda weights: loss(weights, context, data, key))
+        return weights, None
+
+    monkeypatch.setattr(module, "train", train)
+    module.fit_module(part, key, victim, params, images)
+    return caught[0]
+
+
+def _draws(part, config, key, images, victim, draw):
+    """What our loss draws with the key, as torch's takes it; torch's own has to be like it."""
+    import torch
+
+    x, (_, logits) = peers.to_torch(images), victim(images)
+    given = draw((x, None, torch.from_numpy(np.array(logits))) if part == "gr" else (x,))
+    if given is None:
+        return None
+    if part == "fmr":
+        half = images[: len(images) // 2]
+        sd_key, noise_key = jax.random.split(key)
+        sd = jax.random.uniform(sd_key, (len(half), 1, 1, 1), maxval=config.fmr_noise)
+        drawn = peers.to_torch(sd * jax.random.normal(noise_key, half.shape))
+    elif part == "gr":
+        drawn = torch.from_numpy(np.array(cmag._another_class(key, logits))).long()
+    else:
+        drawn = peers.to_torch(config.noise * jax.random.normal(key, images.shape))
+    assert given.shape == drawn.shape
+    return drawn

@@ -24,9 +24,18 @@ ROOT = Path(__file__).parents[2]
 TINY = [
     "--victim.channels", "4", "8", "--victim.epochs=3", "--victim.batch-size=100",
     "--cmag.fmr-epochs=2", "--cmag.lr-epochs=1", "--cmag.gr-epochs=2", "--cmag.fmr-width=8",
-    "--cmag.gr-width=32", "--fgsm-eps", "0.2", "--cw-confidence", "1", "--fgsm-images=40",
+    "--cmag.gr-width=32", "--cmag-plus.fmr-epochs=2", "--cmag-plus.lr-epochs=1",
+    "--cmag-plus.gr-epochs=2", "--cmag-plus.fmr-width=8", "--cmag-plus.gr-width=32",
+    "--fgsm-eps", "0.2", "--cw-confidence", "1", "--fgsm-images=40",
     "--cw-images=30", "--attack-batch=20", "--cw.num-steps=40", "--cw.binary-search-steps=2",
 ]  # fmt: skip
+
+
+SYSTEMS = ("CMAG", "CMAG+")  # by default
+
+
+def of(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(row["system"] for row in rows))
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen:
@@ -67,16 +76,18 @@ def test_it_leaves_a_whole_run_folder(finished):
     folder, out = finished
     run = folder / "run"
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "results.json", "report.html", "figures", "detector",
+        "config.json", "results.json", "report.html", "figures", "detectors",
     }  # fmt: skip
     assert "tpr@fpr=0.05" in out and "report.html" in out
     html = (run / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == len(list((run / "figures").iterdir())) == 5
+    assert html.count("data:image/png;base64,") == len(list((run / "figures").iterdir())) == 9
     assert not re.search(r'(src|href)="(?!data:)', html)  # self-contained
     document = json.loads((run / "results.json").read_text())
     assert document["config"]["cmag"]["gr_width"] == 32
     assert {"git", "versions", "device", "seconds"} <= set(document["provenance"])
-    assert {"victim", "fit", "attack", "compile", "total"} <= set(document["provenance"]["seconds"])
+    assert {"victim", "fit CMAG+", "attack", "compile", "total"} <= set(
+        document["provenance"]["seconds"]
+    )
 
 
 def test_it_gives_every_row_that_the_tables_ask_for(finished):
@@ -95,12 +106,20 @@ def test_it_gives_every_row_that_the_tables_ask_for(finished):
         ("extra/auroc", "auroc"),
         ("extra/attack", "attack_success_rate"),
     ):
-        assert [r["attack"] for r in by_metric[attacked]] == ["FGSM", "CW-l2"], attacked
-    for clean in ("fpr@paper", "fpr@fpr=0.05", "fpr@fpr=0.01"):
-        (row,) = by_metric["extra/fpr", clean]
-        assert row["attack"] == "none" and row["n"] == 500
-    assert [r["attack"] for r in by_metric["cmag/6", "mean_ssim"]] == ["none", "FGSM", "CW-l2"]
-    assert [r["attack"] for r in by_metric["cmag/7", "mean_l2"]] == ["none", "FGSM", "CW-l2"]
+        attacks = {s: [r["attack"] for r in by_metric[attacked] if r["system"] == s] for s in of(
+            by_metric[attacked])}  # fmt: skip
+        assert set(attacks) == ({"victim"} if attacked[0] == "extra/attack" else set(SYSTEMS))
+        assert all(names == ["FGSM", "CW-l2"] for names in attacks.values()), attacked
+    for rule in ("paper", "fpr=0.05", "fpr=0.01", "fpr=0.001"):
+        found = [(r["system"], r["attack"]) for r in by_metric["extra/fpr", f"fpr@{rule}"]]
+        kinds = ("none", "noise", "noise", "noise", "misclassified")
+        assert found == [(s, kind) for s in SYSTEMS for kind in kinds]
+    whole_test_set = by_metric["extra/fpr", "fpr@paper"][0]
+    assert whole_test_set["attack"] == "none" and whole_test_set["n"] == 500
+    for table, metric in (("cmag/6", "mean_ssim"), ("cmag/7", "mean_l2")):
+        assert [r["attack"] for r in by_metric[table, metric]] == ["none", "FGSM", "CW-l2"] * 2
+    clean, *attacked = by_metric["extra/let-through", "accuracy@fpr=0.05"][:3]
+    assert clean["attack"] == "none" and {r["attack"] for r in attacked} <= {"FGSM", "CW-l2"}
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(finished, tmp_path):
@@ -121,7 +140,7 @@ def wait_for(process: subprocess.Popen, folder: Path, pattern: str) -> Path:
     raise AssertionError(f"it ended before there was a {pattern}")
 
 
-@pytest.mark.parametrize("stage", ["victim-*/[0-9]", "cmag-*-fmr", "attack-CW*/000000.npz"])
+@pytest.mark.parametrize("stage", ["victim-*/[0-9]", "cmag-*-fmr.npz", "attack-CW*/000000.npz"])
 def test_killed_at_any_stage_it_goes_on_and_ends_the_same(finished, tmp_path, stage):
     process = start(tmp_path)
     reached = wait_for(process, tmp_path, stage)
@@ -154,7 +173,7 @@ def test_a_second_run_computes_nothing_again(finished, tmp_path):
     stamps = {p: p.stat().st_mtime_ns for p in (folder / "cache").rglob("*") if p.is_file()}
     before = rows(folder)
     _, err = finish(start(folder))
-    assert "fit GR" not in err and "victim" not in err
+    assert "fit" not in err and "victim" not in err
     assert rows(folder) == before
     assert stamps == {p: p.stat().st_mtime_ns for p in (folder / "cache").rglob("*") if p.is_file()}
 
@@ -164,14 +183,17 @@ def test_the_saved_detector_decides_as_the_run_did(finished):
     from experiments import datasets
 
     folder, _ = finished
-    victim, params, thresholds = detector.load(folder / "run")
     images = datasets.load("digits").test.images
-    scores = cmag.score(victim, params, images)
-    for rule in ("paper", "fpr=0.05", "fpr=0.01"):
-        flagged = float(np.mean(cmag.detect(scores, thresholds[rule])))
-        (row,) = (r for r in rows(folder) if r["metric"] == f"fpr@{rule}")
-        assert flagged == pytest.approx(row["value"], abs=1e-6)
-    with pytest.raises(FileNotFoundError, match=r"holds no detector/"):
+    for system in SYSTEMS:
+        victim, params, thresholds = detector.load(folder / "run", system)
+        scores = cmag.score(victim, params, images)
+        for rule in ("paper", "fpr=0.05", "fpr=0.01"):
+            flagged = float(np.mean(cmag.detect(scores, thresholds[rule])))
+            row = next(
+                r for r in rows(folder) if (r["metric"], r["system"]) == (f"fpr@{rule}", system)
+            )
+            assert flagged == pytest.approx(row["value"], abs=1e-6)
+    with pytest.raises(FileNotFoundError, match=r"holds no detectors/CMAG\+"):
         detector.load(folder)
 
 
@@ -190,7 +212,8 @@ def test_the_paper_preset_is_the_paper_s():
     assert config.cmag.learning_rate == 1e-3 and config.cmag.temperature == 1 / 1000
     assert config.cmag.mu_fmr == config.cmag.mu_lr == config.cmag.mu_gr == 0.5
     assert [(s.name, s.strength) for s in cmag_config.specs(config)] == [
-        ("FGSM", 0.1), ("FGSM", 0.2), ("FGSM", 0.3), ("CW-l2", 9), ("CW-l2", 19), ("CW-l2", 29),
+        ("FGSM", 0.1), ("FGSM", 0.2), ("FGSM", 0.3),
+        ("CW-l2", 0), ("CW-l2", 9), ("CW-l2", 19), ("CW-l2", 29),
     ]  # fmt: skip
 
 

@@ -1,0 +1,249 @@
+"""CMAG's figures 7 and 8: `python -m experiments.ssim_autoencoder --dataset=mnist`.
+
+Is an autoencoder trained with SSIM safe from FGSM (section 5 (4))? Two are trained alike but for
+the loss, 1 - SSIM or the mean squared error. FGSM raises an image's reconstruction loss; what is
+then rebuilt is compared with the clean image. Random signs of the same size are the control; PGD
+tells robustness from a gradient that merely leads FGSM astray.
+
+The paper does not say what the loss that is raised compares the reconstruction of u with: the clean
+image, or u itself, a target that moves. Then part of the gradient is the target's, which looks like
+the image whatever the network is; so both are here.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import lax
+from jax.tree_util import Partial
+
+from cmag_jax import global_ssim
+from cmag_jax.training import train
+from experiments import cache, checkpoints, datasets, figures, program, progress, report, results
+from experiments.results import Row
+
+# Raise it when a change of this file makes autoencoders trained before it another thing.
+VERSION = 1
+TABLE = "extra/figures7-8"
+FIGURES = {"SSIM": 7, "l2": 8}  # the loss trained with -> the paper's figure
+GALLERY_ROWS = 6
+PGD_STEPS = 40
+FOREGROUND = 0.1  # pixels above it are the stroke's
+
+Images = jax.Array  # (B, H, W, C) in [0, 1], or gradients of such
+Slopes = dict[str, Images]  # loss -> its gradient
+Made = dict[tuple[str, float | None], Images]  # (attack, eps) -> attacked images
+Figure = tuple[str, float | None, str, float, int]  # attack, eps, metric, value, images
+
+NOTE = (
+    "mean_ssim and mean_l2 compare the clean image with the autoencoder's reconstruction of the"
+    " attacked one. Attacks raise the loss of the reconstruction against the clean image, or,"
+    ' "moving", against the attacked image itself. gradient_on_foreground: the share of |gradient|'
+    f" on pixels above {FOREGROUND}, over those pixels' share of the image; 1 where the gradient"
+    " does not care. gradient_edge_correlation: Pearson's correlation between |gradient| and the"
+    " length of the image's own finite differences. Both are means over images."
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: Literal["digits", "mnist", "fashion_mnist", "gtsrb"] = "digits"
+    seed: int = 0
+    epochs: int = 10
+    batch_size: int = 50
+    learning_rate: float = 1e-3  # Adam's
+    images: int = 500  # test images attacked
+    eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # the largest change of a pixel
+    output_dir: Path | None = None  # the run folder; runs/ssim-autoencoder-DATASET-seedSEED
+    cache_dir: Path = Path("runs/cache")  # trained autoencoders
+    data_dir: Path | None = None
+    manual_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        for name, values in (("learning_rate", (self.learning_rate,)), ("eps", self.eps)):
+            if not all(0 < value <= 1 for value in values):
+                raise ValueError(f"expected {name} in (0, 1], got {values}")
+
+
+class Autoencoder(nn.Module):
+    """Images (B, H, W, C) to images in [0, 1]; the paper says only "simple autoencoder"."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        pixels = math.prod(images.shape[1:])
+        x = nn.relu(nn.Dense(512)(images.reshape(-1, pixels)))
+        x = nn.relu(nn.Dense(64)(x))
+        x = nn.relu(nn.Dense(512)(x))
+        return nn.sigmoid(nn.Dense(pixels)(x)).reshape(images.shape)
+
+
+NETWORK = Autoencoder()
+
+LOSSES = {  # of reconstructions and what they should be, both (B, H, W, C): (B,)
+    "SSIM": lambda rebuilt, x: 1 - global_ssim(rebuilt, x),
+    "l1": lambda rebuilt, x: jnp.mean(jnp.abs(rebuilt - x), axis=(1, 2, 3)),
+    "l2": lambda rebuilt, x: jnp.mean((rebuilt - x) ** 2, axis=(1, 2, 3)),
+}
+
+
+def main(config: Config) -> Path:
+    """Runs everything and returns the run folder."""
+    clock = results.Stopwatch()
+    folder = config.output_dir or Path(f"runs/ssim-autoencoder-{config.dataset}-seed{config.seed}")
+    with clock.stage("data"):
+        data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
+    chosen = np.random.default_rng(config.seed).permutation(len(data.test))[: config.images]
+    images, pictures = jnp.asarray(data.test.images[chosen]), {}
+    rows: list[Row] = []
+    for trained_with, number in FIGURES.items():
+        with clock.stage("fit"):
+            rebuild = get(data, trained_with, config)
+        with clock.stage("attack"):
+            slopes = gradients(rebuild, images)
+            made = attacks(jax.random.key(config.seed), rebuild, images, slopes, config.eps)
+            measured = [*quality(rebuild, images, made), *alignments(images, slopes)]
+        rows += (Row(TABLE, data.name, f"{trained_with}-trained", *figure) for figure in measured)
+        path = folder / "figures" / f"figure-{number}.png"
+        title = f"Figure {number}: gradients of the autoencoder trained with {trained_with}"
+        draw(path, title, images, slopes)
+        pictures[f"{title}, by the attacker's loss; grey is zero"] = path
+
+    clock.seconds["total"] = results.since_start()
+    results.write_json(folder / "config.json", config)
+    results.write(folder / "results.json", config=config, rows=rows, seconds=clock.seconds)
+    report.write_html(folder, f"Figures 7 and 8 on {config.dataset}", pictures, NOTE)
+    report.console(results.read(folder)["rows"])
+    print(f"wrote {folder / 'report.html'} and {folder / 'results.json'}")
+    return folder
+
+
+def get(data: datasets.Dataset, trained_with: str, config: Config) -> Partial:
+    """The autoencoder trained with that loss, or the one in the cache: images -> images."""
+    options = {name: getattr(config, name) for name in ("epochs", "batch_size", "learning_rate")}
+    determines = {"loss": trained_with, "data": data.digest, "seed": config.seed} | options
+    key = cache.key(**determines, version=VERSION)
+    path = config.cache_dir / f"autoencoder-{trained_with}-{data.name}-{key}"
+    # The same keys for both: they differ by nothing but the loss.
+    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    images = jnp.asarray(data.train.images)
+    if path.exists():
+        like = jax.eval_shape(NETWORK.init, init_key, images[:1])
+        return Partial(NETWORK.apply, checkpoints.load(path, like))
+
+    def loss(params, _context, batch, _key):
+        return jnp.mean(LOSSES[trained_with](NETWORK.apply(params, batch), batch))
+
+    params = jax.jit(NETWORK.init)(init_key, images[:1])
+    with progress.bar(config.epochs, f"fit with {trained_with}", "epochs") as bar:
+        options["on_epoch"] = lambda *_: bar.update()
+        params, _ = train(train_key, loss, params, None, images, **options)
+    cache.write_atomically(path, partial(checkpoints.save, tree=params))
+    return Partial(NETWORK.apply, params)
+
+
+@partial(jax.jit, static_argnames="loss")
+def gradient(rebuild: Partial, images: Images, clean: Images | None, *, loss: str) -> Images:
+    """Of each image's loss against the clean images, or, for None, against the image itself."""
+
+    def total(u):
+        return jnp.sum(LOSSES[loss](rebuild(u), u if clean is None else clean))
+
+    return jax.grad(total)(images)
+
+
+def gradients(rebuild: Partial, clean: Images) -> Slopes:
+    """Loss -> its gradient at the clean images, in both readings."""
+    fixed = {loss: gradient(rebuild, clean, clean, loss=loss) for loss in LOSSES}
+    return fixed | {f"{loss}-moving": gradient(rebuild, clean, None, loss=loss) for loss in LOSSES}
+
+
+@partial(jax.jit, static_argnames="loss")
+def pgd(key: jax.Array, rebuild: Partial, clean: Images, eps: float, *, loss: str) -> Images:
+    """From a random point of the ball, in steps of 2.5 eps / PGD_STEPS (Madry et al., 2018)."""
+    low, high = jnp.maximum(clean - eps, 0), jnp.minimum(clean + eps, 1)
+
+    def step(_, images):
+        sign = jnp.sign(gradient(rebuild, images, clean, loss=loss))
+        return jnp.clip(images + 2.5 * eps / PGD_STEPS * sign, low, high)
+
+    start = jax.random.uniform(key, clean.shape, minval=low, maxval=high)
+    return lax.fori_loop(0, PGD_STEPS, step, start)
+
+
+def attacks(key: jax.Array, rebuild: Partial, clean: Images, slopes: Slopes, strengths) -> Made:
+    """What each attack makes of the clean images, which are there too; FGSM by the `slopes`."""
+    signs_key, start_key = jax.random.split(key)
+    signs = jax.random.rademacher(signs_key, clean.shape, clean.dtype)
+    made: Made = {("none", None): clean}
+    for eps in progress.over(strengths, "attack"):
+        made["random signs", eps] = jnp.clip(clean + eps * signs, 0, 1)
+        for loss, slope in slopes.items():
+            made[f"FGSM-{loss}", eps] = jnp.clip(clean + eps * jnp.sign(slope), 0, 1)
+        for loss in FIGURES:
+            made[f"PGD-{loss}", eps] = pgd(start_key, rebuild, clean, eps, loss=loss)
+    return made
+
+
+def quality(rebuild: Partial, clean: Images, made: Made) -> Iterator[Figure]:
+    """How like the clean images the reconstructions of attacked ones are."""
+    for (attack, eps), images in made.items():
+        rebuilt = rebuild(images)
+        norms = jnp.sqrt(jnp.sum((rebuilt - clean) ** 2, axis=(1, 2, 3)))
+        for metric, values in (("mean_ssim", global_ssim(rebuilt, clean)), ("mean_l2", norms)):
+            yield attack, eps, metric, round(float(values.mean()), 6), len(clean)
+
+
+def alignments(clean: Images, slopes: Slopes) -> Iterator[Figure]:
+    """How well gradients keep to what the images show, by the two measures of `NOTE`."""
+    images = np.asarray(clean)
+    for loss, slope in slopes.items():
+        sizes = np.abs(slope)
+        for measure in (on_foreground, edge_correlation):
+            values = np.array([measure(*pair) for pair in zip(sizes, images, strict=True)])
+            known, metric = values[np.isfinite(values)], f"gradient_{measure.__name__}"
+            if len(known):
+                yield f"FGSM-{loss}", None, metric, round(float(known.mean()), 6), len(known)
+
+
+def on_foreground(size: np.ndarray, image: np.ndarray) -> float:
+    """The foreground's share of |gradient| (H, W, C) over its share of the pixels; NaN without a
+    gradient or a foreground."""
+    foreground = image > FOREGROUND
+    if not (size.any() and foreground.any()):
+        return math.nan
+    return size[foreground].sum() / size.sum() / foreground.mean()
+
+
+def edge_correlation(size: np.ndarray, image: np.ndarray) -> float:
+    """Pearson's correlation of |gradient| (H, W, C) with the image's local contrast, the length of
+    its finite differences; NaN where either is the same everywhere."""
+    contrast = np.hypot(*np.gradient(image, axis=(0, 1)))
+    if np.ptp(size) == 0 or np.ptp(contrast) == 0:
+        return math.nan
+    return np.corrcoef(size.ravel(), contrast.ravel())[0, 1]
+
+
+def draw(path: Path, title: str, images: Images, slopes: Slopes) -> None:
+    """Images and their gradients, each scaled to its largest value, grey where it is zero."""
+    columns = {"legitimate": np.asarray(images[:GALLERY_ROWS])}
+    for loss, slope in slopes.items():
+        shown = np.asarray(slope[:GALLERY_ROWS])
+        largest = np.abs(shown).max(axis=(1, 2, 3), keepdims=True)
+        columns[loss] = 0.5 + 0.5 * shown / np.maximum(largest, np.finfo(np.float32).tiny)
+    figures.gallery(path, title, columns)
+
+
+if __name__ == "__main__":
+    with program.errors_in_words():
+        main(tyro.cli(Config, prog="python -m experiments.ssim_autoencoder", description=__doc__))

@@ -29,6 +29,7 @@ from experiments import (
 )
 from experiments.attacking import Attacked, AttackSpec
 from experiments.cmag_config import Config, other_specs, parse, specs
+from experiments.cmag_config import hardened as hardened_victim
 from experiments.datasets import Dataset, Split
 from experiments.evaluation import Attack, Clean, Scored
 from experiments.results import Row
@@ -81,6 +82,10 @@ def main(config: Config) -> Path:
     with clock.stage("reconstruction"):
         variants = _variants(config, data, fitted)
         rows += _reconstruction_rows(config, data, fitted, variants, attacked)
+
+    if config.whole:
+        with clock.stage("adversarial training"):
+            rows += _hardened_rows(config, data, victim, attacked)
 
     with clock.stage("report"):
         pictures = cmag_figures.draw(folder / "figures", data, attacked, outcomes, variants)
@@ -155,6 +160,7 @@ def _score_attacks(
     return [
         Scored(attacks[spec], systems.score_all(system, made.images[:most], config.cache_dir))
         for spec, made in attacked.items()
+        if most is None or spec.name in paper_values.ATTACKS  # the tables' come first
     ]
 
 
@@ -191,6 +197,40 @@ def _reconstruction_rows(
             error = theorem.reconstruction_error(system.victim.features_and_logits, system.params)
             yield from theorem.rows(config.dataset, name, error, of_paper)
     yield from reconstruction.ablation(config.dataset, variants, data.test.images, attacked)
+
+
+def _hardened_rows(
+    config: Config, data: Dataset, victim: Victim, attacked: dict[AttackSpec, Attacked]
+) -> Iterator[Row]:
+    """Eq. 11's victim beside the other one, under the same attacks on as many images."""
+    hardened = victims.get(
+        data, hardened_victim(config), seed=config.seed, cache_dir=config.cache_dir
+    )
+    for name, one in (("victim", victim), ("adversarial training", hardened)):
+
+        def row(metric, value, n, attack="none", strength=None, name=name):
+            table = "extra/adversarial-training"
+            value = round(float(value), 6)
+            return Row(table, config.dataset, name, attack, strength, metric, value, n)
+
+        yield row("accuracy:test", victims.accuracy(one, data.test), len(data.test))
+        for spec in attacked:
+            if spec.name not in paper_values.ATTACKS:
+                continue
+            targets = attacking.choose(one, data.test, config.hardened_images, seed=config.seed)
+            made = attacking.attack(
+                spec,
+                one,
+                targets,
+                chunk=config.attack_batch,
+                seed=config.seed,
+                cache_dir=config.cache_dir,
+            )
+            at = {"attack": spec.name, "strength": spec.strength}
+            yield row("attack_success_rate", made.success.mean(), len(targets), **at)
+            if made.success.any():
+                distance = made.distance[made.success].mean()
+                yield row("mean_distance", distance, int(made.success.sum()), **at)
 
 
 def _say(folder: Path, config: Config, clock: results.Stopwatch) -> None:

@@ -74,7 +74,15 @@ def plan(config: Config):
         for dataset in config.datasets:
             options = [f"--dataset={dataset}", f"--preset={config.preset}", f"--seed={seed}"]
             name = f"cmag-{dataset}-{config.preset}-seed{seed}"
-            yield name, ["-m", "experiments.cmag", *options, *places]
+            yield name, ["-m", "experiments.cmag", "--systems=all", *options, *places]
+    for seed in config.seeds:
+        for dataset in config.datasets:
+            options = [f"--dataset={dataset}", f"--preset={config.preset}", f"--seed={seed}"]
+            name = f"adaptive-{dataset}-{config.preset}-seed{seed}"
+            yield name, ["-m", "experiments.adaptive", "--system=all", *options, *places]
+            options = [f"--dataset={dataset}", f"--seed={seed}"]
+            name = f"ssim-autoencoder-{dataset}-seed{seed}"
+            yield name, ["-m", "experiments.ssim_autoencoder", *options, *places]
     for seed in config.seeds:
         for table in config.spt_tables:
             # VGG-Face2, of IX's paper preset, is not to be had: ORL's faces, which are small.

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from experiments.victims.adversarial import AdversarialConfig
 from experiments.victims.blocks import max_pool
 
 
@@ -30,7 +31,8 @@ class VictimConfig:
     # What NetworkConfig offers beyond this. No fields: fields would change the caches' keys.
     labels: ClassVar = "true"
     flip: ClassVar = False
-    adversarial: ClassVar = None
+    adversarial: ClassVar[AdversarialConfig | None] = None
+    alpha: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         for name in ("convolutions", "dense", "epochs", "batch_size"):
@@ -46,6 +48,19 @@ class VictimConfig:
 
     def make(self, classes: int) -> "CNN":
         return make_cnn(classes, self)
+
+
+@dataclass(frozen=True)
+class HardenedConfig(VictimConfig):
+    """A victim that is trained against attacks: CMAG, eq. 11."""
+
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)  # type: ignore[misc]
+    alpha: float = 0.5  # type: ignore[misc] # the weight of the legitimate images' loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"expected alpha in [0, 1], got {self.alpha}")
 
 
 class CNN(nn.Module):

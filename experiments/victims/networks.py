@@ -1,11 +1,12 @@
 """The networks of SPT's table II, each at the papers' scale and at one that a CPU trains."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import flax.linen as nn
 import jax
 
+from experiments.victims.adversarial import AdversarialConfig
 from experiments.victims.blocks import (
     ConvUnit,
     Inception,
@@ -22,22 +23,6 @@ Labels = Literal["true", "replaced"]
 
 
 @dataclass(frozen=True)
-class AdversarialConfig:
-    """Training on PGD's examples in the place of the images (Madry et al., 2018, section 5)."""
-
-    eps: float = 8 / 255  # l-infinity
-    step_size: float = 2 / 255
-    num_steps: int = 7
-
-    def __post_init__(self) -> None:
-        if not (self.eps > 0 and self.step_size > 0 and self.num_steps >= 1):
-            raise ValueError(
-                "expected eps and step_size above 0 and num_steps of at least 1,"
-                f" got {self.eps}, {self.step_size} and {self.num_steps}"
-            )
-
-
-@dataclass(frozen=True)
 class NetworkConfig:
     """Everything that determines one of SPT's networks beside the data set and the seed."""
 
@@ -51,6 +36,9 @@ class NetworkConfig:
     max_shift: int = 0  # random shifts of training images, in pixels
     flip: bool = False  # random horizontal flips of training images
     adversarial: AdversarialConfig | None = None
+
+    # What HardenedConfig offers beyond this. No field: it would change the caches' keys.
+    alpha: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         choices = {"architecture": Architecture, "width": Width, "labels": Labels}

@@ -14,8 +14,9 @@ from jax.tree_util import Partial
 
 from experiments import cache, checkpoints, progress
 from experiments.datasets import Dataset, Split
+from experiments.victims.adversarial import perturb
 from experiments.victims.cnn import CNN, VictimConfig
-from experiments.victims.networks import AdversarialConfig, Classifier, NetworkConfig
+from experiments.victims.networks import Classifier, NetworkConfig
 
 # Raise it when a change of this package makes networks trained before it another thing.
 VERSION = 1
@@ -125,7 +126,8 @@ def _train(
             batch = _flip(flip_key, batch)
         if config.adversarial is not None:
             logits = Partial(_logits, Partial(network.apply, state.params))
-            batch = _perturb(attack_key, logits, batch, labels[indices], config.adversarial)
+            attacked = perturb(attack_key, logits, batch, labels[indices], config.adversarial)
+            batch = jnp.concatenate([batch, attacked]) if config.alpha else attacked
 
         def loss(weights):
             (_, logits), statistics = network.apply(
@@ -135,8 +137,14 @@ def _train(
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices])
-            return losses.mean(), statistics
+            if config.alpha:  # eq. 11
+                legitimate, attacked = jnp.split(logits, 2)
+                parts = (
+                    _mean_loss(legitimate, labels[indices]),
+                    _mean_loss(attacked, labels[indices]),
+                )
+                return config.alpha * parts[0] + (1 - config.alpha) * parts[1], statistics
+            return _mean_loss(logits, labels[indices]), statistics
 
         weights = _weights(state.params)
         (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
@@ -172,6 +180,10 @@ def _train(
     return state.params
 
 
+def _mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
 def _weights(variables: Any) -> Any:
     """What the optimiser moves: everything but batch statistics."""
     return {"params": variables["params"]}
@@ -194,25 +206,3 @@ def _flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Each image mirrored, left to right, with probability 1/2."""
     mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
-
-
-def _perturb(
-    key: jax.Array, logits: Partial, images: jax.Array, labels: jax.Array, config: AdversarialConfig
-) -> jax.Array:
-    """PGD's examples in the l-infinity ball (Madry et al., 2018, section 2.1).
-
-    Written out, and not attacks_jax.pgd, which leaves alone what is misclassified already and
-    looks back for the best of its steps: training wants the last step's images of the whole batch.
-    The loop is unrolled because XLA's convolutions are slow in compiled loops on a CPU.
-    """
-
-    def loss(perturbed):
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits(perturbed), labels)
-        return losses.sum()
-
-    low, high = jnp.maximum(images - config.eps, 0), jnp.minimum(images + config.eps, 1)
-    perturbed = jax.random.uniform(key, images.shape, minval=low, maxval=high)
-    for _ in range(config.num_steps):
-        step = config.step_size * jnp.sign(jax.grad(loss)(perturbed))
-        perturbed = jnp.clip(perturbed + step, low, high)
-    return perturbed

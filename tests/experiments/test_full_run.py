@@ -52,7 +52,8 @@ def test_the_plan_has_spt_s_tables_as_its_program_takes_them():
 
 def test_the_plan_is_both_programs_at_the_paper_s_preset():
     commands = [" ".join(c) for _, c in full_run.plan(full_run.Config(manual_dir=Path("m")))]
-    assert sum("experiments.cmag" in c for c in commands) == 3
+    for program in ("cmag", "adaptive", "ssim_autoencoder"):
+        assert sum(f"experiments.{program} " in c for c in commands) == 3
     assert sum("experiments.benchmark attacks" in c for c in commands) == 2  # MNIST and CIFAR-10
     assert sum("experiments.benchmark detectors" in c for c in commands) == 3
     assert all("--preset=paper" in c for c in commands if "experiments.cmag" in c)

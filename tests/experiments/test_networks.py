@@ -10,7 +10,7 @@ import pytest
 
 import attacks_jax
 from experiments import datasets, victims
-from experiments.victims import networks, training
+from experiments.victims import adversarial, networks, training
 from experiments.victims.blocks import max_of_neighbours
 from experiments.victims.networks import AdversarialConfig, NetworkConfig
 
@@ -137,7 +137,7 @@ def test_adversarial_training_withstands_an_attack_that_plain_training_does_not(
     def loss(images):
         return attacks_jax.cross_entropy(plain.logits(images), labels, images)
 
-    perturb = jax.jit(training._perturb, static_argnames="config")
+    perturb = jax.jit(adversarial.perturb, static_argnames="config")
     perturbed = perturb(jax.random.key(0), plain.logits, images, labels, config=robustness)
     assert np.abs(perturbed - images).max() <= 0.1 + 1e-6
     assert perturbed.min() >= 0 and perturbed.max() <= 1

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import attacks_jax
 from experiments import datasets, victims
 from experiments.victims import training
 
@@ -90,3 +91,28 @@ def test_shifted_images_are_shifted_images():
         assert len(moves) == 1
         seen |= set(moves)
     assert len(seen) == 9
+
+
+def test_equation_11_weighs_legitimate_and_attacked_images(tmp_path):
+    """With alpha 1 the attacked images count for nothing; with a small one FGSM finds less."""
+    data = datasets.load("digits")
+    plain = victims.get(data, CONFIG, seed=0, cache_dir=tmp_path)
+    options = {f.name: getattr(CONFIG, f.name) for f in dataclasses.fields(CONFIG)}
+    attack = victims.AdversarialConfig(eps=0.1, step_size=0.125, num_steps=1)
+
+    def trained(alpha):
+        config = victims.HardenedConfig(**options, adversarial=attack, alpha=alpha)
+        return victims.get(data, config, seed=0, cache_dir=tmp_path)
+
+    def fooled(victim):
+        oracle = attacks_jax.stateless(victim.logits)
+        images, labels = data.test.images, victims.predict(victim, data.test.images)
+        result = attacks_jax.run(
+            attacks_jax.fgsm(eps=0.1), oracle, jax.random.key(0), images, labels
+        )
+        return float(result.success.mean())
+
+    assert fooled(trained(0.2)) < fooled(plain) - 0.02
+    assert fooled(trained(1.0)) == pytest.approx(fooled(plain), abs=0.1)
+    with pytest.raises(ValueError, match="alpha"):
+        victims.HardenedConfig(alpha=2.0)

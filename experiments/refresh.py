@@ -1,0 +1,56 @@
+"""Makes the tables of documents anew: `python -m experiments.refresh README.md docs/cmag.md`.
+
+A table stands below the command that printed it, a `python -m experiments.report ...` in a block
+of its own; each is run again, and what it prints now takes the place of what stands there.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import tyro
+
+from experiments import cache, progress
+
+# The command's block, and the tables below it: up to the first paragraph that is none.
+TABLES = re.compile(
+    r"(```sh\n(python -m experiments\.report .*?)```\n\n)(.*?)(\n\n(?!\||\*\*)|\s*\Z)", re.DOTALL
+)
+
+
+def main(documents: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Refreshes documents.
+
+    Args:
+      documents: Markdown files, at least one.
+    """
+    if not documents:
+        sys.exit("error: name at least one document")
+    for document in documents:
+        text = document.read_text()
+        with progress.bar(len(TABLES.findall(text)), document.name, "tables") as bar:
+
+            def anew(found: re.Match, bar=bar) -> str:
+                bar.update()
+                return f"{found[1]}{printed(found[2])}{found[4]}"
+
+            fresh = TABLES.sub(anew, text)
+        if fresh != text:
+            cache.write_atomically(
+                document, lambda temporary, fresh=fresh: temporary.write_text(fresh)
+            )
+
+
+def printed(command: str) -> str:
+    """What a command prints, in words of the shell, backslashes at line ends allowed."""
+    _, *words = shlex.split(command.replace("\\\n", " "))
+    run = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(f"error: {command.strip()}: {run.stderr.strip()}")
+    return run.stdout.strip()
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m experiments.refresh", description=__doc__)

@@ -92,6 +92,7 @@ def tables(
 BY_SYSTEM = (
     "extra/figures7-8",
     "extra/adaptive",
+    "extra/adaptive/steps",
     "extra/parity",
     "extra/spt/adaptive",
     "extra/spt/queries-only",

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -51,8 +50,7 @@ class System:
     @property
     def score(self) -> Partial:
         """images (B, H, W, C) -> {score: (B,)}: pure, jitted, weights bound to it."""
-        module = MODULES[self.name]
-        return Partial(partial(_score, module), self.victim.features_and_logits, self.params)
+        return Partial(MODULES[self.name].score, self.victim.features_and_logits, self.params)
 
     def rebuild(self, images: np.ndarray) -> np.ndarray | None:
         """What figure 3 shows: the detector's own reconstruction (N, H, W, C), if it has one."""
@@ -77,10 +75,6 @@ class System:
     def looks_at_training_images(self) -> bool:
         """Whether its paper's rule does."""
         return self.name in ("CMAG", "CMAG+")
-
-
-def _score(module, features_and_logits, params, images):
-    return module.score(features_and_logits, params, images)
 
 
 def fit(

@@ -1,0 +1,101 @@
+"""What a run of `python -m experiments.adaptive` can be told."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import tyro
+
+from experiments.cmag_config import DatasetName, Preset
+from experiments.systems import NAMES, SystemName
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run beside the victim and the detectors, which are those of
+    `experiments.cmag` with the same data set and preset."""
+
+    dataset: DatasetName = "digits"
+    preset: Preset = "quick"  # what the other options default to, and the detectors
+    system: tuple[SystemName | Literal["all"], ...] = ("all",)
+    seed: int = 0
+    images: int = 50  # test images attacked, of those classified rightly
+    slow_images: int = 10  # of Defense-GAN, whose every score is a search
+    batch: int = 50  # images attacked at a time; no result depends on it
+    steps: int = 1000  # of PGD; of CW all rounds together
+    step_size: float = 0.05  # of PGD, as a share of eps
+    eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # the strengths of the tables, l-infinity
+    # The distortion curve's, which ends with the first that always succeeds.
+    wide_eps: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+    confidence: tuple[float, ...] = (0.0, 9.0, 19.0, 29.0)  # of CW that knows the victim only
+    # How far below its thresholds an attacker brings a copy of a detector, which can't tell him
+    # exactly what the detector will say: 1 is what the median clean image has.
+    margin: float = 0.5
+    search_steps: int = 20  # of the copy of Defense-GAN that is asked at each step of an attack
+    restarts: int = 2
+    output_dir: Path | None = None  # runs/adaptive-DATASET-PRESET-seedSEED[-SYSTEM] by default
+    cache_dir: Path = Path("runs/cache")  # victims, detectors, attacked images
+    data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
+    manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
+
+    def __post_init__(self) -> None:
+        names = ("images", "slow_images", "batch", "steps", "search_steps", "restarts")
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        for name in ("eps", "wide_eps"):
+            values = getattr(self, name)
+            if not values or list(values) != sorted(set(values)) or values[0] <= 0:
+                raise ValueError(f"expected {name} that rise from above 0, got {values}")
+        if not self.step_size > 0:
+            raise ValueError(f"expected step_size above 0, got {self.step_size}")
+        if not self.system:
+            raise ValueError("expected at least one system, or all, got none")
+
+    @property
+    def chosen(self) -> tuple[SystemName, ...]:
+        """The detectors attacked, in the tables' order."""
+        everyone = "all" in self.system
+        return tuple(name for name in NAMES if everyone or name in self.system)
+
+    @property
+    def middle_eps(self) -> float:
+        """The strength at which steps are doubled."""
+        return self.eps[len(self.eps) // 2]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        of = "" if "all" in self.system else "-" + "-".join(map(slug, self.chosen))
+        run = f"runs/adaptive-{self.dataset}-{self.preset}-seed{self.seed}{of}"
+        return self.output_dir or Path(run)
+
+
+def preset(name: Preset, dataset: DatasetName) -> Config:
+    """The options that a preset stands for."""
+    if name == "paper":
+        return Config(dataset, name, images=500, slow_images=100, batch=100)
+    return Config(dataset, name)
+
+
+def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
+    """The command line's configuration: the preset's, with what is given changed."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", default="quick")
+    early.add_argument("--dataset", default="digits")
+    chosen, _ = early.parse_known_args(arguments)
+    known = chosen.preset in get_args(Preset) and chosen.dataset in get_args(DatasetName)
+    default = preset(chosen.preset, chosen.dataset) if known else Config()  # tyro explains
+    return tyro.cli(
+        Config,
+        args=arguments,
+        default=default,
+        prog="python -m experiments.adaptive",
+        description=description,
+    )
+
+
+def slug(name: str) -> str:
+    """A name as files have it."""
+    return name.lower().replace(" ", "-")

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -31,16 +32,14 @@ def main(documents: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     for document in documents:
         text = document.read_text()
         with progress.bar(len(TABLES.findall(text)), document.name, "tables") as bar:
-
-            def anew(found: re.Match, bar=bar) -> str:
-                bar.update()
-                return f"{found[1]}{printed(found[2])}{found[4]}"
-
-            fresh = TABLES.sub(anew, text)
+            fresh = TABLES.sub(partial(_anew, bar), text)
         if fresh != text:
-            cache.write_atomically(
-                document, lambda temporary, fresh=fresh: temporary.write_text(fresh)
-            )
+            cache.write_atomically(document, partial(Path.write_text, data=fresh))
+
+
+def _anew(bar, found: re.Match) -> str:
+    bar.update()
+    return f"{found[1]}{printed(found[2])}{found[4]}"
 
 
 def printed(command: str) -> str:

@@ -46,11 +46,10 @@ def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> 
     _, height, width, channels = images.shape
     shape = (height, width, channels)
     reconstructors.check_image_shape(shape)
-    unknown = set(config.scores) - set(SCORES)
-    if unknown:
-        raise ValueError(f"expected scores among {sorted(SCORES)}, got {sorted(unknown)}")
     feature_maps, logits = jax.eval_shape(victim, jnp.zeros((1, *shape)))
     reconstructors.check_feature_maps(feature_maps.shape[1:], shape)
+    if logits.shape[-1] < 2:
+        raise ValueError(f"expected a victim of at least 2 classes, got {logits.shape[-1]}")
     empty = CMAGParams(None, None, None, None, config, shape)
     inputs = (feature_maps.shape, logits.shape, (1, *shape))
     keys = jax.random.split(jax.random.fold_in(key, 0), 3)

@@ -173,7 +173,7 @@ def _fmr_loss(weights, context, batch, key):
     if config.fmr_noise:
         # Half of the images are seen through noise, and still to be rebuilt without: FMR learns
         # to give back the image that such features belong to, not what was added to it.
-        noisy = len(x) // 2
+        noisy = (len(x) + 1) // 2
         sd_key, noise_key = jax.random.split(key)
         sd = jax.random.uniform(sd_key, (noisy, 1, 1, 1), maxval=config.fmr_noise)
         noise = sd * jax.random.normal(noise_key, x[:noisy].shape)

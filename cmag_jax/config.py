@@ -12,7 +12,17 @@
 """
 
 import dataclasses
+import math
 from typing import Literal
+
+from cmag_jax.scores import SCORES
+from cmag_jax.ssim import SSIM
+
+CHOICES = {
+    "combination": ("hadamard", "average", "signed"),
+    "ssim": tuple(SSIM),
+    "gr": ("dense", "gated"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +59,19 @@ class CMAGConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
         for name in ("fmr_noise", "contrast"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"expected a finite {name} of at least 0, got {getattr(self, name)}"
+                )
         names = ("batch_size", "fmr_epochs", "lr_epochs", "gr_epochs")
         for name in (*names, "fmr_width", "lr_width", "gr_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if not self.scores:
-            raise ValueError("expected at least one score, got none")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"expected {name} among {choices}, got {getattr(self, name)!r}")
+        if not self.scores or not set(self.scores) <= set(SCORES):
+            raise ValueError(f"expected scores among {tuple(SCORES)}, got {self.scores}")
 
 
 CMAG_PLUS = CMAGConfig(

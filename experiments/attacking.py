@@ -44,7 +44,7 @@ MAKERS: dict[str, tuple[str, str]] = {
     "HopSkipJump": ("hop_skip_jump", "gamma"),
 }
 LEARNS = ("patch", "ATN")  # first, from training images
-LEARNS_FROM = 500  # of them
+LEARNS_FROM = 500  # of them, drawn from all classes
 TARGETED = ("JSMA",)  # at the class after an image's own
 
 
@@ -108,10 +108,12 @@ def attack(
     training: Split | None = None,
 ) -> Attacked:
     """Attacks the split's images; chunks that were attacked before are read from the cache. What
-    LEARNS does so from the first of the `training` images."""
+    LEARNS does so from some of the `training` images."""
     if not len(split):
         raise ValueError("expected images to attack, got none: the victim classifies none rightly")
     digest = cache.digest(split.images, split.labels)
+    if spec.name in LEARNS and training is not None:
+        digest += cache.digest(training.images, training.labels)
     key = cache.key(
         attack=spec, victim=victim.key, images=digest, chunk=chunk, seed=seed, version=VERSION
     )
@@ -150,5 +152,7 @@ def _ready(spec: AttackSpec, oracle: Any, training: Split | None, seed: int) -> 
         return made
     if training is None:
         raise ValueError(f"expected training images for {spec.name} to learn from, got none")
-    images, labels = training.images[:LEARNS_FROM], training.labels[:LEARNS_FROM]
-    return attacks_jax.fit(made, oracle, jax.random.key(seed), images, labels)
+    rows = np.random.default_rng(seed).permutation(len(training))[:LEARNS_FROM]
+    return attacks_jax.fit(
+        made, oracle, jax.random.key(seed), training.images[rows], training.labels[rows]
+    )

@@ -11,7 +11,7 @@ from experiments import figures, paper_values
 from experiments.attacking import Attacked, AttackSpec
 from experiments.datasets import Dataset
 from experiments.evaluation import Clean, Scored
-from experiments.systems import System, SystemName, Thresholds
+from experiments.systems import System, SystemName, Thresholds, slug
 
 ROWS = 6  # examples in a gallery
 SHOWN = {"FGSM": 0.3, "CW-l2": 19.0}  # figure 2's strengths
@@ -57,10 +57,9 @@ def draw(
             caption = f"Figures 4 to 6: {spec.title}, what LR, FMR and GR make of it"
             pictures[caption] = path
     for name, outcome in outcomes.items():
-        slug = name.lower().replace(" ", "-")
         of_paper = [m for m in outcome.scored if m.attack.name in paper_values.ATTACKS]
         scores, roc, losses = (
-            folder / f"{kind}-{slug}.png" for kind in ("scores", "roc", "losses")
+            folder / f"{kind}-{slug(name)}.png" for kind in ("scores", "roc", "losses")
         )
         test, validation = outcome.clean.test, outcome.clean.validation
         figures.histograms(scores, test, of_paper, outcome.limits)

@@ -65,7 +65,12 @@ class Clean:
 def thresholds(system: System, clean: Clean) -> dict[str, Thresholds]:
     """The rule of the system's paper, and FPR calibration on held-out images."""
     paper = {"paper": system.by_its_paper(clean.training, clean.validation)}
-    return paper | {f"fpr={fpr:g}": cmag.calibrate(clean.validation, fpr=fpr) for fpr in FPRS}
+    images = _count(clean.validation)
+    return paper | {
+        f"fpr={fpr:g}": cmag.calibrate(clean.validation, fpr=fpr)
+        for fpr in FPRS
+        if fpr * images >= 1  # a thousandth of a hundred images is not to be had
+    }
 
 
 def victim_rows(
@@ -116,7 +121,7 @@ def rows(
         passed = ~_flags(clean.test, limit)
         if rule != "paper" and passed.any():
             right = clean.right[passed].mean()
-            yield row("extra/let-through", f"accuracy@{rule}", right, int(passed.sum()))
+            yield row("extra/let-through", f"accuracy_all@{rule}", right, int(passed.sum()))
 
     for made in attacks:
         at = {"attack": made.attack.name, "strength": made.attack.strength}
@@ -126,7 +131,9 @@ def rows(
             passed = ~_flags(made.of_all, limit)
             if rule != "paper" and passed.any():
                 right = made.right[passed].mean()
-                yield row("extra/let-through", f"accuracy@{rule}", right, int(passed.sum()), **at)
+                yield row(
+                    "extra/let-through", f"accuracy_all@{rule}", right, int(passed.sum()), **at
+                )
             if not made.n:
                 continue  # nothing was adversarial: there is no rate to give
             printed = _printed(dataset, system.name, made.attack) if rule == "paper" else None
@@ -149,6 +156,8 @@ def pooled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One number an image, adversarial and clean: the score `name`, or "any" for the decision
     over all of them, which thresholds every score at the same rank among validation images."""
+    if len(clean) == 1:
+        (name,) = clean
     if name != "any":
         return adversarial[name], clean[name]
     return cmag.combine(adversarial, validation), cmag.combine(clean, validation)

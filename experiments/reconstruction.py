@@ -20,6 +20,8 @@ Measure = Callable[[np.ndarray], Errors]
 
 def errors_of_gr(system: System) -> System:
     """The system as a meter of GR's two errors of section 3.4, whatever it scores by."""
+    if system.config.scores == ("ssim", "l2"):
+        return system
     config = dataclasses.replace(system.config, scores=("ssim", "l2"))
     params = dataclasses.replace(system.params, config=config, usual=None)
     return dataclasses.replace(system, params=params, key=f"{system.key}, errors of GR")
@@ -59,7 +61,10 @@ def with_average(system: System, data: Dataset, *, seed: int, cache_dir) -> Syst
     """CMAG whose GR was trained on the weighted average of FMR and LR (figure 4); FMR and LR are
     the same networks."""
     config = dataclasses.replace(system.config, combination="average")
-    return systems.fit("CMAG", config, data, system.victim, seed=seed, cache_dir=cache_dir)
+    same = {name: getattr(system.params, name) for name in ("fmr", "lr")}
+    return systems.fit(
+        "CMAG", config, data, system.victim, seed=seed, cache_dir=cache_dir, given=same
+    )
 
 
 def ablation(

@@ -155,7 +155,7 @@ RATES = ("tpr@", "fpr@", "detection_rate@", "accuracy", "attack_success_rate", "
 
 def wilson(row: Row) -> tuple[float, float] | None:
     """The 95% interval (Wilson, 1927) of a rate; None of what is no share of `n` images."""
-    if not row["metric"].startswith(RATES):
+    if not row["metric"].startswith(RATES) or row["metric"].endswith("_constants"):
         return None
     p, n, z = row["value"], row["n"], 1.96
     middle, scale = (p + z * z / (2 * n)), 1 + z * z / n

@@ -20,6 +20,8 @@ from experiments.victims import Victim
 
 # Raise it when a change of cmag_jax makes detectors fitted before it another thing.
 VERSION = 2
+# Raise it when a change of cmag_jax makes the scores of a fitted detector others.
+SCORES_VERSION = 2
 
 SystemName = Literal["CMAG", "CMAG+", "MagNet", "Defense-GAN", "feature squeezing"]
 NAMES: tuple[SystemName, ...] = get_args(SystemName)
@@ -65,11 +67,19 @@ class System:
 
     def by_its_paper(self, training: Scores | None, held_out: Scores) -> Thresholds:
         """Thresholds by the rule of the system's own paper. CMAG's is its algorithm 2, on the
-        training images; so it is for those that have no rule, on held-out ones."""
-        if self.name == "MagNet":
-            return magnet.calibrate(held_out, drop_rate=0.001)  # of every detector, section 5.2
+        training images; Defense-GAN, whose paper has none, gets it too, on held-out ones."""
+        if self.name == "MagNet":  # a drop rate of every detector: MNIST's and CIFAR-10's
+            grey = self.params.image_shape[-1] == 1
+            return magnet.calibrate(held_out, drop_rate=0.001 if grey else 0.005)
+        if self.name == "feature squeezing":
+            return feature_squeezing.calibrate(held_out, fpr=0.05)  # section V
         clean = held_out if training is None else training
         return cmag.calibrate(clean, rule="worst-training-example")
+
+    @property
+    def slow(self) -> bool:
+        """Whether a score is a search of thousands of gradient steps."""
+        return self.name == "Defense-GAN"
 
     @property
     def looks_at_training_images(self) -> bool:
@@ -78,18 +88,29 @@ class System:
 
 
 def fit(
-    name: SystemName, config: Any, data: Dataset, victim: Victim, *, seed: int, cache_dir: Path
+    name: SystemName,
+    config: Any,
+    data: Dataset,
+    victim: Victim,
+    *,
+    seed: int,
+    cache_dir: Path,
+    given: dict[str, Any] | None = None,
 ) -> System:
     """The system fitted to the training images; each of its modules is kept in the cache once it
-    is trained, so that an interrupted fit goes on with the next one."""
+    is trained, so that an interrupted fit goes on with the next one. Modules that are `given`
+    are taken as they are."""
     module = MODULES[name]
     key = cache.key(system=name, config=config, victim=victim.key, seed=seed, version=VERSION)
     random = jax.random.fold_in(jax.random.key(seed), 1)  # the victim's is the key itself
     network, images = victim.features_and_logits, jnp.asarray(data.train.images)
     params = module.init(random, network, images[:1], config)
+    params = dataclasses.replace(params, **(given or {}))
     losses: dict[str, np.ndarray] = {}
     for part in getattr(module, "MODULES", ()):
-        path = cache_dir / f"{_slug(name)}-{data.name}-{key}-{part}.npz"
+        if part in (given or {}):
+            continue
+        path = cache_dir / f"{slug(name)}-{data.name}-{key}-{part}.npz"
         leaves, structure = jax.tree.flatten(getattr(params, part))
 
         def compute(part=part, params=params):
@@ -117,19 +138,18 @@ def score_all(system: System, images: np.ndarray, cache_dir: Path | None = None)
     """The scores of any number of images, a batch at a time; with a cache, only once."""
     if cache_dir is None:
         return _score_all(system, images)
-    key = cache.key(system=system.key, images=cache.digest(images))
-    path = cache_dir / f"scores-{_slug(system.name)}-{key}.npz"
+    key = cache.key(system=system.key, images=cache.digest(images), version=SCORES_VERSION)
+    path = cache_dir / f"scores-{slug(system.name)}-{key}.npz"
     return cache.arrays(path, lambda: _score_all(system, images))
 
 
 def _score_all(system: System, images: np.ndarray) -> Scores:
     score, parts = system.score, []
     starts = range(0, max(len(images), 1), SCORE_BATCH)
-    slow = system.name == "Defense-GAN"
-    for start in progress.over(starts, f"{system.name} scores") if slow else starts:
+    for start in progress.over(starts, f"{system.name} scores") if system.slow else starts:
         part = images[start : start + SCORE_BATCH]
         # Filled up with blanks to one shape, so that scoring compiles once.
-        size = SCORE_BATCH if not slow else max(len(part), 1)
+        size = max(len(part), 1) if system.slow else SCORE_BATCH
         blanks = np.zeros((size - len(part), *images.shape[1:]), np.float32)
         scores = score(np.concatenate([part, blanks]))
         parts.append({name: np.asarray(values)[: len(part)] for name, values in scores.items()})
@@ -149,5 +169,6 @@ def _bar(title: str) -> Iterator[Any]:
         yield on_epoch
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """The name as files have it."""
     return name.lower().replace(" ", "-")

@@ -20,8 +20,9 @@ from experiments import (
 )
 from experiments.adaptive import figures as curves
 from experiments.adaptive import tables
-from experiments.adaptive.config import Config, parse, slug
+from experiments.adaptive.config import Config, parse
 from experiments.results import Row
+from experiments.systems import slug
 
 GALLERY_ROWS = 6
 NOTE = (

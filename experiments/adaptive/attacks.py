@@ -8,9 +8,10 @@ import numpy as np
 
 import attacks_jax
 from experiments import cache
-from experiments.adaptive.config import Config, slug
+from experiments.adaptive.config import Config
 from experiments.adaptive.detectors import Detector
 from experiments.datasets import Split
+from experiments.systems import slug
 from experiments.victims import Victim
 
 # Raise it when a change of attacks_jax or of this package makes images made before it others.

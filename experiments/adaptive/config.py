@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import tyro
 
 from experiments.cmag_config import DatasetName, Preset
-from experiments.systems import NAMES, SystemName
+from experiments.systems import NAMES, SystemName, slug
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,3 @@ def parse(arguments: list[str] | None = None, description: str | None = None) ->
         prog="python -m experiments.adaptive",
         description=description,
     )
-
-
-def slug(name: str) -> str:
-    """A name as files have it."""
-    return name.lower().replace(" ", "-")

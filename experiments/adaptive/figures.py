@@ -4,9 +4,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments.adaptive.config import slug
 from experiments.figures import save
 from experiments.results import Row
+from experiments.systems import slug
 
 KNOWLEDGE = {"zero": "PGD", "limited": "best of them", "perfect": "best of them"}
 COLOURS = {"zero": "tab:gray", "limited": "tab:blue", "perfect": "tab:red"}

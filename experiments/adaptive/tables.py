@@ -141,7 +141,8 @@ def over_steps(siege: Siege) -> Iterator[Row]:
         evaded = siege.evaded(made.images, FPRS["SR@5"])
         for count in counts:
             title = f"{name}, {count} steps"
-            values = evaded & made.within(count)
+            # In the end all that evade count, whatever the attacker's own copy thinks of them.
+            values = evaded if count == counts[-1] else evaded & made.within(count)
             yield siege.row("extra/adaptive/steps", title, eps, "SR@5", values)
 
 

@@ -53,8 +53,8 @@ def test_false_positives_on_clean_noisy_and_misclassified_images(clean, attack):
 def test_accuracy_of_what_is_let_through(clean, attack):
     """Of the attacked, the first (fooled) and the fourth (not); of the clean, six, all right."""
     found = rows(clean, [attack])
-    assert found["extra/let-through", "accuracy@fpr=0.05", "FGSM", 0.1] == 0.5
-    assert found["extra/let-through", "accuracy@fpr=0.05", "none", None] == 1.0
+    assert found["extra/let-through", "accuracy_all@fpr=0.05", "FGSM", 0.1] == 0.5
+    assert found["extra/let-through", "accuracy_all@fpr=0.05", "none", None] == 1.0
 
 
 def test_what_scores_fewer_images_is_judged_on_those(clean, attack):
@@ -67,7 +67,7 @@ def test_an_attack_without_success_has_no_rates(clean, attack):
     never = Attack("FGSM", 0.1, np.zeros(4, bool), np.ones(4, bool), float("nan"))
     found = rows(clean, [Scored(never, attack.of_all)])
     assert not [key for key in found if key[0] in ("cmag/3", "extra/auroc")]
-    assert found["extra/let-through", "accuracy@fpr=0.05", "FGSM", 0.1] == 1.0
+    assert found["extra/let-through", "accuracy_all@fpr=0.05", "FGSM", 0.1] == 1.0
 
 
 def test_other_attacks_have_a_table_of_their_own(clean, attack):

@@ -20,7 +20,7 @@ def attacked(clean: np.ndarray, perturbations: np.ndarray, success) -> Attacked:
 
 
 def values(error, made: Attacked) -> dict[str, float]:
-    rows = theorem.rows("mnist", "toy", error, {AttackSpec("FGSM", 0.1): made})
+    rows = theorem.rows("mnist", "CMAG", error, {AttackSpec("FGSM", 0.1): made})
     return {row.metric: row.value for row in rows}
 
 
@@ -34,7 +34,7 @@ def test_a_linear_reconstruction_by_hand():
     perturbations = images([0.2, 0.3, 0.0], [0.0, -0.3, 0.1], [0.0, 0.0, 0.0])
     made = attacked(clean, perturbations, [True, True, False])
     rows = list(
-        theorem.rows("mnist", "toy", keeps_the_first_pixel, {AttackSpec("FGSM", 0.1): made})
+        theorem.rows("mnist", "CMAG", keeps_the_first_pixel, {AttackSpec("FGSM", 0.1): made})
     )
     # e1: .1, .2, and .35 of the image that was not fooled; e2: .3, .316; reached: .4, .141.
     assert {row.metric: row.value for row in rows} == pytest.approx(
@@ -86,7 +86,7 @@ def test_where_the_assumption_never_holds_nothing_is_said_of_what_follows():
 def test_an_attack_without_success_has_no_rows():
     made = attacked(images([0.5, 0.5]), images([0.1, 0.1]), [False])
     assert set(values(keeps_the_first_pixel, made)) == {"e2_of_zero"}
-    assert not list(theorem.rows("mnist", "toy", keeps_the_first_pixel, {}))
+    assert not list(theorem.rows("mnist", "CMAG", keeps_the_first_pixel, {}))
 
 
 def test_the_error_of_a_cmag_is_its_score_and_takes_perturbations(monkeypatch):

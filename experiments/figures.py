@@ -47,7 +47,7 @@ def histograms(
             panel = axes[row, column]
             panel.hist(clean_scores, bins, density=True, alpha=0.6, label="clean")
             panel.hist(attack.scores[name], bins, density=True, alpha=0.6, label="adversarial")
-            for (rule, limit), colour in zip(limits.items(), colours, strict=True):
+            for (rule, limit), colour in zip(limits.items(), colours, strict=False):
                 panel.axvline(limit[name], color=colour, linewidth=1, label=rule)
             panel.set_yticks([])
             panel.set_ylabel(f"{attack.attack.name} {attack.attack.strength:g}", fontsize=8)

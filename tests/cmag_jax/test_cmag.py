@@ -202,8 +202,18 @@ def test_a_fitted_detector_exports_and_runs_without_this_library(fitted):
     np.testing.assert_allclose(again.call(images)["ssim"], expected["ssim"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 20, 2)])
-@pytest.mark.parametrize("pools", [0, 1, 2])
+SIZES = [(28, 28, 1), (32, 32, 3), (8, 20, 2)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "pools"),
+    [
+        # Each shape and each number of pools once; the others of the nine are slow.
+        pytest.param(shape, pools, marks=[] if i == 2 - pools else pytest.mark.slow)
+        for i, shape in enumerate(SIZES)
+        for pools in (0, 1, 2)
+    ],
+)
 def test_images_and_feature_maps_of_many_sizes(shape, pools):
     class Network(nn.Module):
         @nn.compact
@@ -215,7 +225,8 @@ def test_images_and_feature_maps_of_many_sizes(shape, pools):
     images = np.random.default_rng(0).uniform(size=(4, *shape)).astype(np.float32)
     network = Network()
     bound = Partial(network.apply, network.init(KEY, images))
-    params, _ = cmag.fit(KEY, bound, images, dataclasses.replace(TINY, fmr_epochs=1, gr_epochs=1))
+    once = dataclasses.replace(TINY, fmr_epochs=1, lr_epochs=1, gr_epochs=1)
+    params, _ = cmag.fit(KEY, bound, images, once)
     seen = cmag.reconstruct(bound, params, images)
     for image in seen:
         assert image.shape == images.shape

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from cmag_jax import CMAG_PLUS, CMAGConfig
+from cmag_jax.feature_squeezing import FeatureSqueezingConfig
 from cmag_jax.magnet import MagNetConfig
 from experiments import attacking, cmag_config, datasets, systems, victims
 from experiments.adaptive import __main__ as program
 from experiments.adaptive import attacks, detectors, tables
 from experiments.adaptive.config import Config, parse, preset
 
-SYSTEMS = ("CMAG+", "feature squeezing")
 WHOLE = "feature squeezing"  # which has the whole program run on it: it compiles fastest
 BASE = dataclasses.replace(
     cmag_config.preset("quick", "digits"),
@@ -25,6 +25,7 @@ BASE = dataclasses.replace(
     ),
     cmag=CMAGConfig(batch_size=100, fmr_epochs=3, lr_epochs=1, gr_epochs=2, fmr_width=8),
     magnet=MagNetConfig(epochs=2),
+    feature_squeezing=FeatureSqueezingConfig(medians=()),
     cw=cmag_config.CWConfig(20, 0.05, 2, 1.0),
 )  # fmt: skip
 
@@ -44,11 +45,34 @@ def _finished(tmp_path_factory):
     return config
 
 
-@pytest.fixture(scope="module", name="sieges")
-def _sieges(finished):
-    data = datasets.load("digits")
-    victim = victims.get(data, BASE.victim, seed=0, cache_dir=finished.cache_dir)
-    return {name: tables.lay(finished, BASE, name, data, victim) for name in SYSTEMS}
+@pytest.fixture(scope="module", name="data")
+def _data():
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="module", name="victim")
+def _victim(finished, data):
+    return victims.get(data, BASE.victim, seed=0, cache_dir=finished.cache_dir)
+
+
+@pytest.fixture(scope="module", name="siege")
+def _siege(finished, data, victim):
+    return tables.lay(finished, BASE, WHOLE, data, victim)
+
+
+@pytest.fixture(scope="module", name="siege_of_cmag_plus")
+def _siege_of_cmag_plus(finished, data, victim):
+    return tables.lay(finished, BASE, "CMAG+", data, victim)
+
+
+def untrained(name, config, data, victim, cache_dir) -> systems.System:
+    """A system that none of its modules' epochs have to be compiled for."""
+    module = systems.MODULES[name]
+    start = module.init(
+        jax.random.key(0), victim.features_and_logits, data.train.images[:1], config
+    )
+    given = {part: getattr(start, part) for part in module.MODULES}
+    return systems.fit(name, config, data, victim, seed=0, cache_dir=cache_dir, given=given)
 
 
 def rows(config: Config) -> list[dict]:
@@ -117,8 +141,9 @@ def test_who_knows_more_succeeds_more_and_a_stricter_detector_lets_less_pass(fin
     assert best > zero
 
 
-def test_cmag_plus_falls_to_who_knows_it_and_not_to_who_does_not(sieges):
-    siege = sieges["CMAG+"]
+@pytest.mark.slow
+def test_cmag_plus_falls_to_who_knows_it_and_not_to_who_does_not(siege_of_cmag_plus):
+    siege = siege_of_cmag_plus
     blind = attacks.run(siege.config, "PGD", siege.victim, None, siege.targets, eps=0.4)
     assert blind.success.all()
     made = siege.run("orthogonal PGD", "perfect", eps=0.4)
@@ -134,55 +159,70 @@ def test_every_system_can_be_attacked(tmp_path, system):
     assert value(config, "best of them, perfect", 0.4, "SR@5") >= zero
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_the_attackers_detector_flags_what_the_detector_flags(sieges, system):
-    detector, targets = sieges[system].detector, sieges[system].targets
-    noise = np.random.default_rng(0).uniform(-1, 1, (40, *targets.images.shape[1:]))
-    clean = datasets.load("digits").test.images[:40]
+def flags_alike(detector, data):
+    """Whether the attacker's function is above zero where the detector flags, at every rate."""
+    clean = data.test.images[:40]
+    noise = np.random.default_rng(0).uniform(-1, 1, clean.shape)
     images = np.clip(clean + noise * np.linspace(0, 0.5, 40)[:, None, None, None], 0, 1)
+    images[::2] = np.round(images[::2])  # what an untrained autoencoder rebuilds worst
     images = images.astype(np.float32)
     scores = systems.score_all(detector.system, images)
+    gradients = jax.jit(lambda function, x: jax.vjp(function, x)[1](np.ones(40, np.float32))[0])
     for fpr in (0.05, 0.01, 0.2):
-        flags = np.asarray(systems.MODULES[system].detect(scores, detector.thresholds(fpr)))
+        flags = systems.MODULES[detector.system.name].detect(scores, detector.thresholds(fpr))
         answer = np.asarray(detector.flagged(fpr)(images))
-        assert 0 < flags.sum() < 40
+        assert 0 < np.sum(flags) < 40
         np.testing.assert_array_equal(answer > 0, flags)
-        gradient = jax.vjp(detector.flagged(fpr), images)[1](answer)[0]
+        gradient = gradients(detector.flagged(fpr), images)
         assert np.isfinite(gradient).all() and np.any(gradient)
 
 
-def test_the_attacker_of_feature_squeezing_has_a_gradient_through_rounding(sieges):
+def test_the_attackers_detector_flags_what_the_detector_flags(siege, data):
+    flags_alike(siege.detector, data)
+
+
+def test_the_attackers_detector_of_many_scores_flags_what_the_detector_flags(
+    data, victim, finished
+):
+    """Of four scores, each with a threshold of its own."""
+    system = untrained("MagNet", BASE.magnet, data, victim, finished.cache_dir)
+    detector = detectors.true(system, data.validation, finished.cache_dir)
+    assert len(detector.thresholds(0.05)) == 4
+    flags_alike(detector, data)
+
+
+@pytest.mark.slow
+def test_the_attackers_detector_of_cmag_plus_flags_what_it_flags(siege_of_cmag_plus, data):
+    flags_alike(siege_of_cmag_plus.detector, data)
+
+
+def test_the_attacker_of_feature_squeezing_has_a_gradient_through_rounding(siege):
     """BPDA: of bit depth alone, the true gradient is that of the image as it is."""
-    detector = sieges["feature squeezing"].detector
-    bits = dataclasses.replace(detector.system.params.config, medians=())
-    params = dataclasses.replace(detector.system.params, config=bits)
-    system = dataclasses.replace(detector.system, params=params)
-    image = sieges["feature squeezing"].targets.images[:1] * 0.6 + 0.1
-    flagged = dataclasses.replace(detector, system=system).flagged(0.2)
-    true = systems.MODULES["feature squeezing"].score
+    detector, image = siege.detector, siege.targets.images[:1] * 0.6 + 0.1
+    params = detector.system.params
+    assert params.config.medians == ()
+    true = systems.MODULES[WHOLE].score
 
     def score(x):
-        return true(system.victim.features_and_logits, params, x)["l1"].sum()
+        return true(siege.victim.features_and_logits, params, x)["l1"].sum()
 
-    through = jax.grad(lambda x: flagged(x).sum())(image)
+    through = jax.grad(lambda x: detector.flagged(0.2)(x).sum())(image)
     around = jax.grad(score)(image)
     cosine = np.sum(through * around) / np.linalg.norm(through) / np.linalg.norm(around)
     assert cosine < 0.99
 
 
-@pytest.mark.parametrize("name", attacks.MODES)
-def test_the_curve_over_steps_is_that_of_runs_with_so_many_steps(sieges, name):
-    siege = sieges[WHOLE]
+# Each number of steps is a compilation.
+@pytest.mark.parametrize(("name", "steps"), [("selective PGD", 8), ("orthogonal PGD", 10)])
+def test_the_curve_over_steps_is_that_of_runs_with_so_many_steps(siege, name, steps):
     many = siege.run(name, "perfect", eps=0.4, steps=32)  # as the program did
-    for steps in (8, 10):
-        few = siege.run(name, "perfect", eps=0.4, steps=steps)
-        assert few.success.any() and few.success.sum() < many.success.sum()
-        np.testing.assert_array_equal(many.within(steps), few.success)
+    few = siege.run(name, "perfect", eps=0.4, steps=steps)
+    assert few.success.any() and few.success.sum() < many.success.sum()
+    np.testing.assert_array_equal(many.within(steps), few.success)
     np.testing.assert_array_equal(many.within(32), many.success)
 
 
-def test_what_the_attacker_is_content_with_evades(sieges):
-    siege = sieges[WHOLE]
+def test_what_the_attacker_is_content_with_evades(siege):
     for name in (*attacks.IN_A_BALL, "CW-l2"):
         made = siege.run(name, "perfect", eps=0.0 if name == "CW-l2" else 0.4)
         np.testing.assert_array_equal(siege.evaded(made.images, 0.05), made.success)
@@ -191,34 +231,40 @@ def test_what_the_attacker_is_content_with_evades(sieges):
             assert np.all(change <= 0.4 + 1e-6)
 
 
-def test_a_limited_attacker_has_a_detector_of_his_own(sieges):
-    known = sieges["CMAG+"].known
+def test_a_limited_attacker_has_a_detector_of_his_own(siege):
+    known = siege.known
     assert known["limited"].system.key != known["perfect"].system.key
-    assert (
-        known["limited"].margin == sieges["CMAG+"].config.margin
-        and known["perfect"] is sieges["CMAG+"].detector
-    )
+    assert known["limited"].margin == siege.config.margin and known["perfect"] is siege.detector
 
 
-def test_of_defense_gan_everybody_attacks_a_cheap_copy(sieges):
-    """Which is calibrated for itself, and stands for the whole search only in attacks."""
-    siege, data = sieges["CMAG+"], datasets.load("digits")
+@pytest.fixture(scope="module", name="gan")
+def _gan(finished, data, victim):
+    """(Defense-GAN's detector, what everybody attacks in its place, the options)"""
     validation = datasets.Split(data.validation.images[:40], data.validation.labels[:40])
     config = systems.MODULES["Defense-GAN"].DefenseGANConfig(
-        "dense", "dense", generator_width=8, critic_width=8, latent_size=8, epochs=1,
-        search_steps=6, restarts=3,
+        "dense", "dense", generator_width=8, critic_width=8, latent_size=8, search_steps=6,
+        restarts=3,
     )  # fmt: skip
-    cache_dir = siege.config.cache_dir
-    system = systems.fit("Defense-GAN", config, data, siege.victim, seed=0, cache_dir=cache_dir)
-    detector = detectors.true(system, validation, cache_dir)
-    options = dataclasses.replace(siege.config, search_steps=4, restarts=2)
-    cheap = detectors.differentiable(detector, validation, options)
+    system = untrained("Defense-GAN", config, data, victim, finished.cache_dir)
+    detector = detectors.true(system, validation, finished.cache_dir)
+    options = dataclasses.replace(finished, search_steps=4, restarts=2)
+    return detector, detectors.differentiable(detector, validation, options), options
+
+
+def test_of_defense_gan_everybody_attacks_a_cheap_copy(gan):
+    """Which is calibrated for itself, and stands for the whole search only in attacks."""
+    detector, cheap, options = gan
     assert detector.system.params.starts.shape == (3, 8)
     assert cheap.system.params.starts.shape == (2, 8)
     assert cheap.system.params.config.search_steps == 4 and cheap.margin == options.margin
     assert cheap.thresholds(0.05)["l2"] > detector.thresholds(0.05)["l2"]
-    targets = attacking.choose(siege.victim, data.test, 2, seed=0)
-    made = attacks.run(options, "orthogonal PGD", siege.victim, cheap, targets, eps=0.4, steps=4)
+
+
+@pytest.mark.slow
+def test_the_cheap_copy_of_defense_gan_can_be_attacked(gan, data, victim):
+    _, cheap, options = gan
+    targets = attacking.choose(victim, data.test, 2, seed=0)
+    made = attacks.run(options, "orthogonal PGD", victim, cheap, targets, eps=0.4, steps=4)
     assert made.images.shape == targets.images.shape
 
 

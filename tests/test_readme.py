@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_the_tables_are_what_the_command_beside_them_prints(document):
     )
     assert shown
     for command, printed in shown:
-        words = command.replace("\\\n", " ").split()
+        words = shlex.split(command.replace("\\\n", " "))
         assert words[0] == "python"
         run = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
         assert run.stdout.strip() == printed.strip()

@@ -166,7 +166,14 @@ def wait_for(process: subprocess.Popen, folder: Path, pattern: str) -> Path:
     raise AssertionError(f"it ended before there was a {pattern}")
 
 
-@pytest.mark.parametrize("stage", ["victim-*/[0-9]", "cmag-*-fmr.npz", "attack-CW*/000000.npz"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("victim-*/[0-9]", marks=pytest.mark.slow),
+        "cmag-*-fmr.npz",
+        pytest.param("attack-CW*/000000.npz", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_any_stage_it_goes_on_and_ends_the_same(finished, tmp_path, stage):
     process = start(tmp_path)
     reached = wait_for(process, tmp_path, stage)

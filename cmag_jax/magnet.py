@@ -24,6 +24,7 @@ import numpy as np
 
 from cmag_jax import thresholds
 from cmag_jax.checks import check_images
+from cmag_jax.divergence import jensen_shannon as jensen_shannon
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.training import train
@@ -230,16 +231,6 @@ def calibrate(
     thresholds.calibrate(clean_scores, fpr=0)  # refuses what it should, in its own words
     alone = [thresholds.calibrate({k: v}, fpr=drop_rate) for k, v in clean_scores.items()]
     return {name: threshold for each in alone for name, threshold in each.items()}
-
-
-def jensen_shannon(logits: jax.Array, others: jax.Array) -> jax.Array:
-    """The Jensen-Shannon divergence (B,) of softmax(logits) and softmax(others), each (B, K), in
-    nats: in [0, log 2] up to rounding. In logarithms, so that probabilities may underflow: its
-    gradient is finite everywhere."""
-    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
-    log_mean = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
-    divergences = jnp.exp(log_p) * (log_p - log_mean) + jnp.exp(log_q) * (log_q - log_mean)
-    return jnp.sum(divergences, axis=-1) / 2
 
 
 class _Autoencoder(nn.Module):

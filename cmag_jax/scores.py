@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cmag_jax.divergence import jensen_shannon
 from cmag_jax.ssim import SSIM
 
 # What counts as rebuilt wrongly, above benign noise and below FGSM: a pixel that is off by more
@@ -75,12 +76,8 @@ def tremor(seen: Evidence) -> jax.Array:
     """The Jensen-Shannon divergence of what the victim says of x and of x moved by a pixel, at
     temperature 4, as its logarithm: (B,). A legitimate image is of its class wherever it stands;
     what an attack adds is made for its place."""
-    here, moved = (
-        jax.nn.log_softmax(z / TREMOR_TEMPERATURE) for z in (seen.logits, seen.logits_moved)
-    )
-    middle = jnp.logaddexp(here, moved) - jnp.log(2.0)
-    halves = (jnp.sum(jnp.exp(a) * (a - middle), axis=-1) for a in (here, moved))
-    return jnp.log(0.5 * sum(halves) + 1e-5)
+    here, moved = seen.logits / TREMOR_TEMPERATURE, seen.logits_moved / TREMOR_TEMPERATURE
+    return jnp.log(jensen_shannon(here, moved) + 1e-5)
 
 
 def drift(seen: Evidence) -> jax.Array:

@@ -140,11 +140,8 @@ def _clean(config: Config, data: Dataset, system: System) -> Clean:
     """The scores of images that nobody attacked."""
     score = partial(systems.score_all, system, cache_dir=config.cache_dir)
     random = np.random.default_rng(config.seed)
-    test, validation = (  # where not all are scored, some of all classes
-        Split(split.images[rows], split.labels[rows])
-        for split in (data.test, data.validation)
-        for rows in [random.permutation(len(split))[: config.most(system)]]
-    )
+    test = _some(data.test, config.most(system), random)
+    validation = _some(data.validation, config.most(system), random)
     noise = random.normal(size=test.images.shape).astype(np.float32)
     looks_at_training = system.looks_at_training_images
     return Clean(
@@ -154,6 +151,12 @@ def _clean(config: Config, data: Dataset, system: System) -> Clean:
         right=victims.predict(system.victim, test.images) == test.labels,
         noisy={sd: score(np.clip(test.images + sd * noise, 0, 1)) for sd in NOISE},
     )
+
+
+def _some(split: Split, most: int | None, random: np.random.Generator) -> Split:
+    """That many of the split's images, of all classes, or all."""
+    rows = random.permutation(len(split))[:most]
+    return Split(split.images[rows], split.labels[rows])
 
 
 def _score_attacks(
@@ -175,8 +178,9 @@ def _rebuilt_rows(config: Config, data: Dataset, system: System) -> Iterator[Row
     Defense-GAN. Their papers lose less than half a point of MNIST, and 1 to 5."""
     if system.name not in ("MagNet", "Defense-GAN"):
         return
-    rows = np.random.default_rng(config.seed).permutation(len(data.test))[: config.most(system)]
-    images, labels = data.test.images[rows], data.test.labels[rows]
+    # Those that `_clean` scores.
+    test = _some(data.test, config.most(system), np.random.default_rng(config.seed))
+    images, labels = test.images, test.labels
     key = cache.key(rebuilt=system.key, images=cache.digest(images))
     path = config.cache_dir / f"rebuilt-{systems.slug(system.name)}-{key}.npz"
     rebuilt = cache.arrays(path, lambda: {"images": np.asarray(system.rebuild(images))})["images"]

@@ -1,20 +1,17 @@
 """What a run of `python -m experiments.cmag` can be told, and what its presets say."""
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import tyro
+from typing import Any, Literal, get_args
 
 from cmag_jax import CMAG_PLUS, CMAGConfig
 from cmag_jax.defense_gan import DefenseGANConfig
 from cmag_jax.feature_squeezing import FeatureSqueezingConfig
 from cmag_jax.magnet import MagNetConfig
-from experiments import paper_values, victims
+from experiments import paper_values, program, victims
 from experiments.attacking import AttackSpec
-from experiments.systems import NAMES, System, SystemName, slug
+from experiments.systems import NAMES, Choice, System, SystemName, chosen, slug
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb"]
 Preset = Literal["quick", "paper"]
@@ -37,7 +34,7 @@ class Config:
 
     dataset: DatasetName = "digits"
     preset: Preset = "quick"  # what the other options default to: minutes on a CPU, or the paper
-    systems: tuple[SystemName | Literal["all"], ...] = ("CMAG", "CMAG+")
+    systems: tuple[Choice, ...] = ("CMAG", "CMAG+")
     seed: int = 0
     output_dir: Path | None = None  # the run folder; runs/cmag-DATASET-PRESET-seedSEED by default
     cache_dir: Path = Path("runs/cache")  # trained victims, fitted detectors, attacked images
@@ -74,7 +71,7 @@ class Config:
     @property
     def chosen(self) -> tuple[SystemName, ...]:
         """The systems' names, in the tables' order."""
-        return tuple(n for n in NAMES if n in self.systems or "all" in self.systems)
+        return chosen(self.systems)
 
     @property
     def whole(self) -> bool:
@@ -182,16 +179,15 @@ def preset(name: Preset, dataset: DatasetName) -> Config:
 
 def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
     """The command line's configuration: the preset's, with what is given changed."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default="quick")
-    early.add_argument("--dataset", default="digits")
-    chosen, _ = early.parse_known_args(arguments)
-    known = chosen.preset in ("quick", "paper") and chosen.dataset in VICTIMS
-    default = preset(chosen.preset, chosen.dataset) if known else Config()  # tyro explains
-    return tyro.cli(
+    choices: dict[str, tuple[str, tuple]] = {
+        "preset": ("quick", get_args(Preset)),
+        "dataset": ("digits", tuple(VICTIMS)),
+    }
+    return program.parse(
         Config,
-        args=arguments,
-        default=default,
+        preset,
+        choices,
+        arguments,
         prog="python -m experiments.cmag",
         description=description,
     )

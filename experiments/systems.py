@@ -25,6 +25,7 @@ SCORES_VERSION = 2
 
 SystemName = Literal["CMAG", "CMAG+", "MagNet", "Defense-GAN", "feature squeezing"]
 NAMES: tuple[SystemName, ...] = get_args(SystemName)
+Choice = SystemName | Literal["all"]  # on a command line
 MODULES: dict[SystemName, ModuleType] = {
     "CMAG": cmag,
     "CMAG+": cmag,
@@ -167,6 +168,11 @@ def _bar(title: str) -> Iterator[Any]:
             bar.update()
 
         yield on_epoch
+
+
+def chosen(choices: tuple[Choice, ...]) -> tuple[SystemName, ...]:
+    """The systems' names, in the tables' order."""
+    return tuple(name for name in NAMES if name in choices or "all" in choices)
 
 
 def slug(name: str) -> str:

@@ -1,14 +1,12 @@
 """What a run of `python -m experiments.adaptive` can be told."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-import tyro
-
+from experiments import program
 from experiments.cmag_config import DatasetName, Preset
-from experiments.systems import NAMES, SystemName, slug
+from experiments.systems import Choice, SystemName, chosen, slug
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Config:
 
     dataset: DatasetName = "digits"
     preset: Preset = "quick"  # what the other options default to, and the detectors
-    system: tuple[SystemName | Literal["all"], ...] = ("all",)
+    system: tuple[Choice, ...] = ("all",)
     seed: int = 0
     images: int = 50  # test images attacked, of those classified rightly
     slow_images: int = 10  # of Defense-GAN, whose every score is a search
@@ -56,8 +54,7 @@ class Config:
     @property
     def chosen(self) -> tuple[SystemName, ...]:
         """The detectors attacked, in the tables' order."""
-        everyone = "all" in self.system
-        return tuple(name for name in NAMES if everyone or name in self.system)
+        return chosen(self.system)
 
     @property
     def middle_eps(self) -> float:
@@ -81,16 +78,15 @@ def preset(name: Preset, dataset: DatasetName) -> Config:
 
 def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
     """The command line's configuration: the preset's, with what is given changed."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default="quick")
-    early.add_argument("--dataset", default="digits")
-    chosen, _ = early.parse_known_args(arguments)
-    known = chosen.preset in get_args(Preset) and chosen.dataset in get_args(DatasetName)
-    default = preset(chosen.preset, chosen.dataset) if known else Config()  # tyro explains
-    return tyro.cli(
+    choices: dict[str, tuple[str, tuple]] = {
+        "preset": ("quick", get_args(Preset)),
+        "dataset": ("digits", get_args(DatasetName)),
+    }
+    return program.parse(
         Config,
-        args=arguments,
-        default=default,
+        preset,
+        choices,
+        arguments,
         prog="python -m experiments.adaptive",
         description=description,
     )

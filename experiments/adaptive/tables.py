@@ -62,7 +62,7 @@ def lay(
 
     detector = detectors.true(fitted(config.seed), data.validation, config.cache_dir)
     own = detectors.copy(fitted(config.seed + OWN_SEED), data.validation, config)
-    count = config.slow_images if name == "Defense-GAN" else config.images
+    count = config.slow_images if detector.system.slow else config.images
     targets = attacking.choose(victim, data.test, count, seed=config.seed)
     perfect = detectors.differentiable(detector, data.validation, config)
     known: dict[Knowledge, Detector] = {"limited": own, "perfect": perfect}

@@ -1,12 +1,10 @@
 """What a run of `python -m experiments.spt` can be told, and what its presets say."""
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-import tyro
-
+from experiments import program
 from experiments.spt.faces import FacesConfig
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"]
@@ -91,21 +89,16 @@ def preset(name: Preset, dataset: DatasetName, table: Table) -> Config:
 
 def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
     """The command line's configuration: the preset's, with what is given changed."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default="quick")
-    early.add_argument("--dataset", default="digits")
-    early.add_argument("--table", default="demo")
-    chosen, _ = early.parse_known_args(arguments)
-    known = (
-        chosen.preset in get_args(Preset)
-        and chosen.dataset in get_args(DatasetName)
-        and chosen.table in get_args(Table)
-    )
-    default = preset(chosen.preset, chosen.dataset, chosen.table) if known else Config()
-    return tyro.cli(
+    choices: dict[str, tuple[str, tuple]] = {
+        "preset": ("quick", get_args(Preset)),
+        "dataset": ("digits", get_args(DatasetName)),
+        "table": ("demo", get_args(Table)),
+    }
+    return program.parse(
         Config,
-        args=arguments,
-        default=default,  # tyro explains what is not known
+        preset,
+        choices,
+        arguments,
         prog="python -m experiments.spt",
         description=description,
     )

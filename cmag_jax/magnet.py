@@ -25,6 +25,7 @@ import numpy as np
 from cmag_jax import thresholds
 from cmag_jax.checks import check_images
 from cmag_jax.divergence import jensen_shannon as jensen_shannon
+from cmag_jax.few_channels import Convolution
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.training import train
@@ -244,26 +245,29 @@ class _Autoencoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        channels, activities = x.shape[-1], []
+        channels = x.shape[-1]
+        activities: list[jax.Array] = []
 
         def layer(x, channels):
             kernel_init = nn.initializers.glorot_uniform()  # Keras's own, as in the authors' code
-            x = nn.sigmoid(nn.Conv(channels, (3, 3), kernel_init=kernel_init)(x))
+            name = f"Conv_{len(activities)}"
+            x = nn.sigmoid(Convolution(channels, kernel_init=kernel_init, name=name)(x))
             activities.append(jnp.sum(x**2))
             return x
 
-        x = layer(x, self.width)
+        x = layer(x.transpose(0, 3, 1, 2), self.width)  # channels first: see `few_channels`
         if self.pools:
             x = layer(_halve(x), self.width)
-            x = jnp.repeat(jnp.repeat(layer(x, self.width), 2, axis=1), 2, axis=2)
+            x = jnp.repeat(jnp.repeat(layer(x, self.width), 2, axis=2), 2, axis=3)
         x = layer(x, self.width)
-        return layer(x, channels), sum(activities)
+        return layer(x, channels).transpose(0, 2, 3, 1), sum(activities)
 
 
 def _halve(x: jax.Array) -> jax.Array:
-    """2x2 average pooling, by a reshape: on a CPU reduce_window's gradient is many times slower."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    """2x2 average pooling of images (B, C, H, W), by a reshape: on a CPU reduce_window's gradient
+    is many times slower."""
+    *batch, height, width = x.shape
+    return x.reshape(*batch, height // 2, 2, width // 2, 2).mean(axis=(-3, -1))
 
 
 def _autoencoder(name: str, config: MagNetConfig) -> _Autoencoder:

@@ -260,7 +260,8 @@ class _Autoencoder(nn.Module):
             x = layer(_halve(x), self.width)
             x = jnp.repeat(jnp.repeat(layer(x, self.width), 2, axis=2), 2, axis=3)
         x = layer(x, self.width)
-        return layer(x, channels).transpose(0, 2, 3, 1), sum(activities)
+        rebuilt = layer(x, channels).transpose(0, 2, 3, 1)
+        return rebuilt, sum(activities, jnp.zeros(()))
 
 
 def _halve(x: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ def main(
     only: tuple[str, ...] = (),
     systems: tuple[str, ...] = (),
     metrics: tuple[str, ...] = (),
+    attacks: tuple[str, ...] = (),
     seeds: bool = False,
     intervals: bool = False,
     markdown: bool = False,
@@ -35,8 +36,9 @@ def main(
       only: the tables to render, by name (cmag/3, extra/fpr, ...); all by default.
       systems: whose rows to render; everybody's by default.
       metrics: the metrics to render; all by default.
+      attacks: under which attacks, by name; all by default, and none ("none").
       seeds: the runs differ by their seeds: put mean and range in one place.
-      intervals: give rates with their 95% intervals (Wilson).
+      intervals: give rates with their 95% intervals (Wilson), areas under curves with DeLong's.
       markdown: print Markdown instead of tables for a terminal.
     """
     if not runs:
@@ -45,13 +47,11 @@ def main(
         documents = [results.read(run) for run in runs]
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
-    rows = [
-        row
-        for row in _together(runs, documents, told_apart=not seeds)
-        if (not systems or row["system"] in systems) and (not metrics or row["metric"] in metrics)
-    ]
+    rows = list(_together(runs, documents, told_apart=not seeds))
     if intervals:
-        rows = [row | {"interval": wilson(row)} for row in rows]
+        rows = _with_intervals(rows)
+    for column, chosen in {"system": systems, "metric": metrics, "attack": attacks}.items():
+        rows = [row for row in rows if not chosen or row[column] in chosen]
     if markdown:
         for table in tables(rows, only):
             print(_markdown(*table))
@@ -83,23 +83,8 @@ def tables(
     found = []
     for name in only or sorted({row["table"] for row in rows}):
         of_table = [row for row in rows if row["table"] == name]
-        layout = _by_system if name in BY_SYSTEM else _listed if name in LISTED else _by_metric
-        found.append((name, *layout(of_table)))
+        found.append((name, *LAYOUTS.get(name, _by_metric)(of_table)))
     return found
-
-
-# Tables that compare several systems by several metrics: a line each system, metrics as columns.
-BY_SYSTEM = (
-    "extra/figures7-8",
-    "extra/adaptive",
-    "extra/adaptive/steps",
-    "extra/parity",
-    "extra/spt/adaptive",
-    "extra/spt/queries-only",
-    "extra/spt/natural",
-)
-# Tables whose rows have little in common: a line each.
-LISTED = ("extra/benchmark/spt", "extra/spt/storage")
 
 
 def _by_metric(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -127,6 +112,17 @@ def _by_system(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return ["dataset", "attack", "system", *columns, "n"], body
 
 
+def _by_attack(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """(header, body): a line each attack and metric, systems as columns."""
+    columns = list(dict.fromkeys(row["system"] for row in rows))
+    body = []
+    for line in dict.fromkeys((r["dataset"], _column(r), r["metric"]) for r in rows):
+        of_line = [r for r in rows if (r["dataset"], _column(r), r["metric"]) == line]
+        values = [_cell([r for r in of_line if r["system"] == column]) for column in columns]
+        body.append([*line, *values, _sizes(of_line)])
+    return ["dataset", "attack", "metric", *columns, "n"], body
+
+
 def _listed(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """(header, body): a line each row."""
     body = [
@@ -137,6 +133,24 @@ def _listed(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
         for r in rows
     ]
     return ["dataset", "system", "metric", "case", "value", "paper", "n"], body
+
+
+LAYOUTS: dict[str, Any] = {
+    "extra/figures7-8": _by_system,
+    "extra/parity": _by_system,
+    "extra/spt/adaptive": _by_system,
+    "extra/spt/queries-only": _by_system,
+    "extra/spt/natural": _by_system,
+    "extra/other-attacks": _by_attack,
+    "extra/auroc": _by_attack,
+    "extra/let-through": _by_attack,
+    "extra/adaptive": _by_attack,
+    "extra/adaptive/steps": _by_attack,
+    "extra/adaptive/distortion": _by_attack,
+    # Whose rows have little in common: a line each.
+    "extra/benchmark/spt": _listed,
+    "extra/spt/storage": _listed,
+}
 
 
 def _cell(rows: list[Row]) -> str:
@@ -161,6 +175,21 @@ def wilson(row: Row) -> tuple[float, float] | None:
     middle, scale = (p + z * z / (2 * n)), 1 + z * z / n
     margin = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max((middle - margin) / scale, 0.0), min((middle + margin) / scale, 1.0)
+
+
+def _with_intervals(rows: list[Row]) -> list[Row]:
+    """The rows with Wilson's intervals, or those that stand in the rows beside them."""
+
+    def of(row: Row) -> tuple[str, ...]:
+        return tuple(row[name] for name in ("table", "dataset", "system", "attack", "strength"))
+
+    beside = {(of(row), row["metric"]): row["value"] for row in rows}
+
+    def interval(row: Row) -> tuple[float, float] | None:
+        low, high = (beside.get((of(row), f"{row['metric']}:95%-{e}")) for e in ("low", "high"))
+        return wilson(row) if low is None or high is None else (low, high)
+
+    return [row | {"interval": interval(row)} for row in rows]
 
 
 def _sizes(rows: list[Row]) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from experiments import evaluation, report
+from experiments import evaluation
 from experiments.evaluation import Attack, Clean, Scored
 
 SYSTEM = SimpleNamespace(name="CMAG")
@@ -95,22 +95,3 @@ def test_delong_s_interval_covers_the_truth_as_often_as_it_says():
         _, low, high = evaluation.auroc(rng.normal(1, 1, 60), rng.normal(0, 1, 80))
         covered.append(low <= 0.7602 <= high)
     assert 0.91 <= np.mean(covered) <= 0.98
-
-
-@pytest.mark.parametrize(
-    ("hits", "n", "interval"),
-    # Wilson (1927) as statsmodels' proportion_confint(method="wilson") has it.
-    [(0, 10, (0.0, 0.2775)), (5, 10, (0.2366, 0.7634)), (95, 100, (0.8882, 0.9785))],
-)
-def test_wilson_s_interval(hits, n, interval):
-    row = {"metric": "tpr@fpr=0.05", "value": hits / n, "n": n}
-    assert report.wilson(row) == pytest.approx(interval, abs=1e-4)
-    assert report.wilson({"metric": "auroc", "value": 0.5, "n": 3}) is None
-
-
-def test_seeds_are_put_together_as_mean_and_range():
-    base = {"dataset": "mnist", "system": "CMAG", "attack": "FGSM", "strength": 0.1, "n": 9,
-            "metric": "tpr@fpr=0.05", "table": "cmag/3", "paper": None}  # fmt: skip
-    of_seeds = [base | {"value": value} for value in (0.5, 0.6, 0.7)]
-    ((_, _, body),) = report.tables(of_seeds)
-    assert body == [["mnist", "CMAG", "tpr@fpr=0.05", "0.600 (0.500-0.700)", "9"]]

@@ -1,0 +1,69 @@
+"""Rows of runs as tables."""
+
+import json
+
+import pytest
+
+from experiments import report
+
+ROW = {"table": "extra/auroc", "dataset": "mnist", "system": "CMAG", "attack": "FGSM",
+       "strength": 0.1, "metric": "auroc", "value": 0.5, "n": 9, "paper": None}  # fmt: skip
+
+
+def printed(capsys, folder, rows, **options) -> list[str]:
+    """The lines of the report on a run of these rows."""
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"rows": rows}))
+    report.main((folder,), markdown=True, **options)
+    return capsys.readouterr().out.strip().splitlines()[2:]
+
+
+def test_detectors_are_columns_where_there_are_many_attacks(capsys, tmp_path):
+    rows = [
+        ROW,
+        ROW | {"system": "MagNet", "value": 0.25, "n": 7},
+        ROW | {"attack": "patch", "strength": 8.0, "system": "MagNet", "value": 1.0},
+    ]
+    assert printed(capsys, tmp_path, rows) == [
+        "| dataset | attack | metric | CMAG | MagNet | n |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| mnist | FGSM 0.1 | auroc | 0.500 | 0.250 | 7-9 |",
+        "| mnist | patch 8 | auroc |  | 1.000 | 9 |",
+    ]
+
+
+def test_only_the_attacks_that_are_named_are_rendered(capsys, tmp_path):
+    names = ("none", "FGSM", "patch")
+    rows = [ROW | {"attack": name, "strength": None} for name in names]
+    found = printed(capsys, tmp_path, rows, attacks=("FGSM", "none"))
+    assert [line.split(" | ")[1] for line in found[2:]] == ["clean", "FGSM"]
+
+
+def test_an_interval_that_stands_in_rows_beside_a_figure_is_put_behind_it(capsys, tmp_path):
+    ends = {"auroc:95%-low": 0.4, "auroc:95%-high": 0.7}
+    rows = [ROW, *(ROW | {"metric": name, "value": value} for name, value in ends.items())]
+    rows += [row | {"strength": 0.2, "value": 2 * row["value"]} for row in rows]
+    found = printed(capsys, tmp_path, rows, metrics=("auroc",), intervals=True)
+    assert [line.split(" | ")[3] for line in found[2:]] == [
+        "0.500 (0.400-0.700)",
+        "1.000 (0.800-1.400)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "interval"),
+    # Wilson (1927) as statsmodels' proportion_confint(method="wilson") has it.
+    [(0, 10, (0.0, 0.2775)), (5, 10, (0.2366, 0.7634)), (95, 100, (0.8882, 0.9785))],
+)
+def test_wilson_s_interval(hits, n, interval):
+    row = {"metric": "tpr@fpr=0.05", "value": hits / n, "n": n}
+    assert report.wilson(row) == pytest.approx(interval, abs=1e-4)
+    assert report.wilson({"metric": "auroc", "value": 0.5, "n": 3}) is None
+
+
+def test_seeds_are_put_together_as_mean_and_range():
+    base = {"dataset": "mnist", "system": "CMAG", "attack": "FGSM", "strength": 0.1, "n": 9,
+            "metric": "tpr@fpr=0.05", "table": "cmag/3", "paper": None}  # fmt: skip
+    of_seeds = [base | {"value": value} for value in (0.5, 0.6, 0.7)]
+    ((_, _, body),) = report.tables(of_seeds)
+    assert body == [["mnist", "CMAG", "tpr@fpr=0.05", "0.600 (0.500-0.700)", "9"]]

@@ -301,10 +301,16 @@ def _host_search(params, images, z, steps):
     return z
 
 
+# On a CPU, where the same is true under somebody's `jit`, so many steps are written out instead.
+MOST_WRITTEN_OUT = 32
+
+
 @partial(jax.jit, static_argnames="steps")
 def _compiled_search(params, images, z, steps):
+    written_out = jax.default_backend() == "cpu" and steps <= MOST_WRITTEN_OUT
+    now = (z, jnp.zeros_like(z))
     z, _ = lax.fori_loop(
-        0, steps, lambda _, now: _descend(params, images, *now), (z, jnp.zeros_like(z))
+        0, steps, lambda _, now: _descend(params, images, *now), now, unroll=written_out or 1
     )
     return z
 

@@ -24,6 +24,7 @@ MODES: dict[AttackName, Literal["selective", "orthogonal"]] = {
 }
 KEPT = ("images", "success", "distance", "queries")  # of an attacks_jax.Result
 CW_ROUNDS = 5  # of the search over c
+SMALLEST_BATCH = 8  # below which nothing is saved: `attacks_jax` halves its batches down to this
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def run(
     detector: Detector | None,
     split: Split,
     *,
+    rows: np.ndarray | None = None,
     eps: float = 0.0,
     fpr: float = 0.05,
     steps: int | None = None,
@@ -56,6 +58,7 @@ def run(
     """Attacks the split's images, or reads from the cache what came of it.
 
     Args:
+      rows: those that are attacked; the others stay as they are. All by default.
       detector: the one that is to be evaded; None for PGD of one who knows of none, and goes on
         when the victim is fooled.
       eps: the ball's, for all but CW.
@@ -63,11 +66,13 @@ def run(
       steps: the configuration's by default.
     """
     steps = steps or config.steps
+    rows = np.arange(len(split)) if rows is None else rows
+    chosen = Split(split.images[rows], split.labels[rows])
     # What the detector answers hangs on nothing else.
     against = detector and [detector.system.key, detector.thresholds(fpr), detector.margin]
     key = cache.key(
         attack=name, eps=eps, steps=steps, step_size=config.step_size, seed=config.seed,
-        victim=victim.key, detector=against, images=cache.digest(split.images, split.labels),
+        victim=victim.key, detector=against, images=cache.digest(chosen.images, chosen.labels),
         version=VERSION,
     )  # fmt: skip
     folder = config.cache_dir / f"adaptive-{slug(name)}-{eps:g}-{key}"
@@ -75,21 +80,33 @@ def run(
         name, victim, detector and detector.wanted(fpr),
         eps=eps, step_size=config.step_size * eps, num_steps=steps,
     )  # fmt: skip
-    size, parts = min(config.batch, len(split)), []
-    for start in range(0, len(split), size):
+    size, parts = _batch(min(config.batch, len(split)), len(chosen)), []
+    for start in range(0, len(chosen), size):
 
         def compute(start=start):
             # The last batch is filled up with repeats: one shape, one compilation.
-            rows = np.resize(np.arange(len(split))[start : start + size], size)
-            images, labels = split.images[rows], split.labels[rows]
+            rows = np.resize(np.arange(len(chosen))[start : start + size], size)
+            images, labels = chosen.images[rows], chosen.labels[rows]
             state = attacks_jax.guarded_state(labels) if guards else ()
             random = jax.random.key(config.seed)
             result = attacks_jax.run(attack, oracle, random, images, labels, oracle_state=state)
             return {name: np.asarray(getattr(result, name)) for name in KEPT}
 
         stored = cache.arrays(folder / f"{size}-{start:06d}.npz", compute)
-        parts.append({name: values[: len(split) - start] for name, values in stored.items()})
-    return Made(**{name: np.concatenate([part[name] for part in parts]) for name in KEPT})
+        parts.append({name: values[: len(chosen) - start] for name, values in stored.items()})
+    left = len(split)
+    made = Made(split.images.copy(), np.zeros(left, bool), np.zeros(left), np.zeros(left, int))
+    for field, values in vars(made).items():
+        if parts:
+            values[rows] = np.concatenate([part[field] for part in parts])
+    return made
+
+
+def _batch(size: int, count: int) -> int:
+    """The size, halved as often as `count` images fit: few shapes, so few compilations."""
+    while size > SMALLEST_BATCH and (size + 1) // 2 >= count:
+        size = (size + 1) // 2
+    return size
 
 
 def _make(

@@ -222,6 +222,26 @@ def test_the_curve_over_steps_is_that_of_runs_with_so_many_steps(siege, name, st
     np.testing.assert_array_equal(many.within(32), many.success)
 
 
+def test_images_with_which_the_victim_alone_can_t_be_fooled_are_given_up(siege):
+    bare = siege.bare(0.1)
+    assert 0 < bare.success.sum() < len(bare.success)
+    made = siege.run("orthogonal PGD", "perfect", eps=0.1)
+    np.testing.assert_array_equal(made.images[~bare.success], siege.targets.images[~bare.success])
+    assert not made.success[~bare.success].any() and not made.queries[~bare.success].any()
+    assert np.all(made.queries[bare.success] > 0)
+    # The rest fare as without the others.
+    rows = np.flatnonzero(bare.success)
+    some = datasets.Split(siege.targets.images[rows], siege.targets.labels[rows])
+    alone = attacks.run(siege.config, "orthogonal PGD", siege.victim, siege.detector, some, eps=0.1)
+    np.testing.assert_array_equal(made.success[rows], alone.success)
+
+
+def test_where_nothing_can_be_fooled_nothing_is_attacked(siege):
+    made = siege.run("selective PGD", "limited", eps=1e-4)
+    assert not made.success.any()
+    np.testing.assert_array_equal(made.images, siege.targets.images)
+
+
 def test_what_the_attacker_is_content_with_evades(siege):
     for name in (*attacks.IN_A_BALL, "CW-l2"):
         made = siege.run(name, "perfect", eps=0.0 if name == "CW-l2" else 0.4)

@@ -62,14 +62,18 @@ def main(
 def _together(
     runs: tuple[Path, ...], documents: list[dict[str, Any]], *, told_apart: bool
 ) -> list[Row]:
-    """The rows of all runs. Where two runs are of one data set, it is told with the run, unless
-    they are not to be told apart."""
-    of_run = [{row["dataset"] for row in document["rows"]} for document in documents]
+    """The rows of all runs. Where two runs are of one system on one data set, it is told with the
+    run, unless they are not to be told apart."""
+
+    def of(row: Row) -> tuple[str, str]:
+        return row["dataset"], row["system"]
+
+    of_runs = [{of(row) for row in document["rows"]} for document in documents]
     together = []
     for run, document in zip(runs, documents, strict=True):
         name = run.parent.name if run.name == "results.json" else run.resolve().name
         for row in document["rows"]:
-            shared = told_apart and sum(row["dataset"] in datasets for datasets in of_run) > 1
+            shared = told_apart and sum(of(row) in found for found in of_runs) > 1
             label = f"{row['dataset']} ({name})" if shared else row["dataset"]
             together.append(row | {"dataset": label})
     return together

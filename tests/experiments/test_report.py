@@ -67,3 +67,21 @@ def test_seeds_are_put_together_as_mean_and_range():
     of_seeds = [base | {"value": value} for value in (0.5, 0.6, 0.7)]
     ((_, _, body),) = report.tables(of_seeds)
     assert body == [["mnist", "CMAG", "tpr@fpr=0.05", "0.600 (0.500-0.700)", "9"]]
+
+
+def test_runs_of_other_systems_are_one_table_and_runs_of_the_same_are_told_apart(capsys, tmp_path):
+    for name, system in (("a", "CMAG"), ("b", "MagNet"), ("c", "MagNet")):
+        (tmp_path / name).mkdir()
+        document = {"rows": [ROW | {"system": system}]}
+        (tmp_path / name / "results.json").write_text(json.dumps(document))
+
+    def lines(*names):
+        report.main(tuple(tmp_path / name for name in names), markdown=True)
+        return capsys.readouterr().out.strip().splitlines()[4:]
+
+    assert lines("a", "b") == ["| mnist | FGSM 0.1 | auroc | 0.500 | 0.500 | 9 |"]
+    assert lines("a", "b", "c") == [
+        "| mnist | FGSM 0.1 | auroc | 0.500 |  | 9 |",
+        "| mnist (b) | FGSM 0.1 | auroc |  | 0.500 | 9 |",
+        "| mnist (c) | FGSM 0.1 | auroc |  | 0.500 | 9 |",
+    ]

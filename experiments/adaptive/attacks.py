@@ -94,10 +94,10 @@ def run(
 
         stored = cache.arrays(folder / f"{size}-{start:06d}.npz", compute)
         parts.append({name: values[: len(chosen) - start] for name, values in stored.items()})
-    left = len(split)
-    made = Made(split.images.copy(), np.zeros(left, bool), np.zeros(left), np.zeros(left, int))
-    for field, values in vars(made).items():
-        if parts:
+    n = len(split)
+    made = Made(split.images.copy(), np.zeros(n, bool), np.zeros(n), np.zeros(n, int))
+    if parts:
+        for field, values in vars(made).items():
             values[rows] = np.concatenate([part[field] for part in parts])
     return made
 

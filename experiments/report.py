@@ -6,6 +6,7 @@ A run's own report.html, with its figures inside, is written by the program that
 import base64
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,26 +106,20 @@ def _by_metric(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return ["dataset", "system", "metric", *columns, "n"], body
 
 
-def _by_system(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """(header, body): a line each system under an attack, metrics as columns."""
-    columns = list(dict.fromkeys(row["metric"] for row in rows))
+def _by_attack(rows: list[Row], beside: str, across: str) -> tuple[list[str], list[list[str]]]:
+    """(header, body): a line each attack and what is named `beside` it, `across` as columns."""
+    columns = list(dict.fromkeys(row[across] for row in rows))
     body = []
-    for line in dict.fromkeys((r["dataset"], _column(r), r["system"]) for r in rows):
-        of_line = [r for r in rows if (r["dataset"], _column(r), r["system"]) == line]
-        values = [_cell([r for r in of_line if r["metric"] == column]) for column in columns]
+    for line in dict.fromkeys((r["dataset"], _column(r), r[beside]) for r in rows):
+        of_line = [r for r in rows if (r["dataset"], _column(r), r[beside]) == line]
+        values = [_cell([r for r in of_line if r[across] == column]) for column in columns]
         body.append([*line, *values, _sizes(of_line)])
-    return ["dataset", "attack", "system", *columns, "n"], body
+    return ["dataset", "attack", beside, *columns, "n"], body
 
 
-def _by_attack(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """(header, body): a line each attack and metric, systems as columns."""
-    columns = list(dict.fromkeys(row["system"] for row in rows))
-    body = []
-    for line in dict.fromkeys((r["dataset"], _column(r), r["metric"]) for r in rows):
-        of_line = [r for r in rows if (r["dataset"], _column(r), r["metric"]) == line]
-        values = [_cell([r for r in of_line if r["system"] == column]) for column in columns]
-        body.append([*line, *values, _sizes(of_line)])
-    return ["dataset", "attack", "metric", *columns, "n"], body
+# Few metrics of several systems, or few systems under many attacks.
+_metrics_across = partial(_by_attack, beside="system", across="metric")
+_systems_across = partial(_by_attack, beside="metric", across="system")
 
 
 def _listed(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -140,17 +135,17 @@ def _listed(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 LAYOUTS: dict[str, Any] = {
-    "extra/figures7-8": _by_system,
-    "extra/parity": _by_system,
-    "extra/spt/adaptive": _by_system,
-    "extra/spt/queries-only": _by_system,
-    "extra/spt/natural": _by_system,
-    "extra/other-attacks": _by_attack,
-    "extra/auroc": _by_attack,
-    "extra/let-through": _by_attack,
-    "extra/adaptive": _by_attack,
-    "extra/adaptive/steps": _by_attack,
-    "extra/adaptive/distortion": _by_attack,
+    "extra/figures7-8": _metrics_across,
+    "extra/parity": _metrics_across,
+    "extra/spt/adaptive": _metrics_across,
+    "extra/spt/queries-only": _metrics_across,
+    "extra/spt/natural": _metrics_across,
+    "extra/other-attacks": _systems_across,
+    "extra/auroc": _systems_across,
+    "extra/let-through": _systems_across,
+    "extra/adaptive": _systems_across,
+    "extra/adaptive/steps": _systems_across,
+    "extra/adaptive/distortion": _systems_across,
     # Whose rows have little in common: a line each.
     "extra/benchmark/spt": _listed,
     "extra/spt/storage": _listed,

@@ -190,7 +190,8 @@ def reform(params: MagNetParams, images: Images) -> jax.Array:
 
 
 def score(victim: Victim, params: MagNetParams, images: Images) -> dict[str, jax.Array]:
-    """How much the autoencoders change images (B, H, W, C) float32 in [0, 1]. Jitted.
+    """How much the autoencoders change images (B, H, W, C) float32 in [0, 1]. Jitted;
+    differentiable in reverse mode only.
 
     Returns:
       "l2" (B,): mean squared error of autoencoder I over the pixels, in [0, 1]; "l1" (B,): mean

@@ -140,8 +140,8 @@ def _clean(config: Config, data: Dataset, system: System) -> Clean:
     """The scores of images that nobody attacked."""
     score = partial(systems.score_all, system, cache_dir=config.cache_dir)
     random = np.random.default_rng(config.seed)
-    test = _some(data.test, config.most(system), random)
-    validation = _some(data.validation, config.most(system), random)
+    test = datasets.sample(data.test, config.most(system), random)
+    validation = datasets.sample(data.validation, config.most(system), random)
     noise = random.normal(size=test.images.shape).astype(np.float32)
     looks_at_training = system.looks_at_training_images
     return Clean(
@@ -151,12 +151,6 @@ def _clean(config: Config, data: Dataset, system: System) -> Clean:
         right=victims.predict(system.victim, test.images) == test.labels,
         noisy={sd: score(np.clip(test.images + sd * noise, 0, 1)) for sd in NOISE},
     )
-
-
-def _some(split: Split, most: int | None, random: np.random.Generator) -> Split:
-    """That many of the split's images, of all classes, or all."""
-    rows = random.permutation(len(split))[:most]
-    return Split(split.images[rows], split.labels[rows])
 
 
 def _score_attacks(
@@ -179,7 +173,7 @@ def _rebuilt_rows(config: Config, data: Dataset, system: System) -> Iterator[Row
     if system.name not in ("MagNet", "Defense-GAN"):
         return
     # Those that `_clean` scores.
-    test = _some(data.test, config.most(system), np.random.default_rng(config.seed))
+    test = datasets.sample(data.test, config.most(system), np.random.default_rng(config.seed))
     images, labels = test.images, test.labels
     key = cache.key(rebuilt=system.key, images=cache.digest(images))
     path = config.cache_dir / f"rebuilt-{systems.slug(system.name)}-{key}.npz"

@@ -4,20 +4,24 @@ A table stands below the command that printed it, a `python -m experiments.repor
 of its own; each is run again, and what it prints now takes the place of what stands there.
 """
 
+import contextlib
+import io
 import re
 import shlex
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import tyro
 
-from experiments import cache, progress
+from experiments import cache, progress, report
 
-# The command's block, and the tables below it: up to the first paragraph that is none.
+# The command's block, and the tables below it, each under its name: up to the first paragraph
+# that is neither.
 TABLES = re.compile(
-    r"(```sh\n(python -m experiments\.report .*?)```\n\n)(.*?)(\n\n(?!\||\*\*)|\s*\Z)", re.DOTALL
+    r"(```sh\n(python -m experiments\.report .*?)```\n\n)"
+    r"(.*?)(\n\n(?!\||\*\*[^*\n]+\*\*\n\n\|)|\s*\Z)",
+    re.DOTALL,
 )
 
 
@@ -44,11 +48,11 @@ def _anew(bar, found: re.Match) -> str:
 
 def printed(command: str) -> str:
     """What a command prints, in words of the shell, backslashes at line ends allowed."""
-    _, *words = shlex.split(command.replace("\\\n", " "))
-    run = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-    if run.returncode:
-        sys.exit(f"error: {command.strip()}: {run.stderr.strip()}")
-    return run.stdout.strip()
+    words = shlex.split(command.replace("\\\n", " "))[3:]  # after python -m experiments.report
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        tyro.cli(report.main, args=words, prog="python -m experiments.report")
+    return out.getvalue().strip()
 
 
 if __name__ == "__main__":

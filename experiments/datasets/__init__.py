@@ -28,6 +28,12 @@ class Split:
         return len(self.images)
 
 
+def sample(split: Split, most: int | None, random: np.random.Generator) -> Split:
+    """That many of the split's images, of all classes, or all; shuffled."""
+    rows = random.permutation(len(split))[:most]
+    return Split(split.images[rows], split.labels[rows])
+
+
 @dataclass(frozen=True)
 class Dataset:
     """`validation` is held out of the publisher's training set; `test` is the publisher's."""

@@ -257,15 +257,17 @@ def test_a_limited_attacker_has_a_detector_of_his_own(siege):
     assert known["limited"].margin == siege.config.margin and known["perfect"] is siege.detector
 
 
+GAN = systems.MODULES["Defense-GAN"].DefenseGANConfig(
+    "dense", "dense", generator_width=8, critic_width=8, latent_size=8, search_steps=6,
+    restarts=3, epochs=1,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module", name="gan")
 def _gan(finished, data, victim):
     """(Defense-GAN's detector, what everybody attacks in its place, the options)"""
     validation = datasets.Split(data.validation.images[:40], data.validation.labels[:40])
-    config = systems.MODULES["Defense-GAN"].DefenseGANConfig(
-        "dense", "dense", generator_width=8, critic_width=8, latent_size=8, search_steps=6,
-        restarts=3,
-    )  # fmt: skip
-    system = untrained("Defense-GAN", config, data, victim, finished.cache_dir)
+    system = untrained("Defense-GAN", GAN, data, victim, finished.cache_dir)
     detector = detectors.true(system, validation, finished.cache_dir)
     options = dataclasses.replace(finished, search_steps=4, restarts=2)
     return detector, detectors.differentiable(detector, validation, options), options
@@ -278,6 +280,17 @@ def test_of_defense_gan_everybody_attacks_a_cheap_copy(gan):
     assert cheap.system.params.starts.shape == (2, 8)
     assert cheap.system.params.config.search_steps == 4 and cheap.margin == options.margin
     assert cheap.thresholds(0.05)["l2"] > detector.thresholds(0.05)["l2"]
+
+
+def test_of_defense_gan_few_images_are_scored_by_the_whole_search(finished, data, victim):
+    """As in the tables of `experiments.cmag`: a search of 200 steps for each image."""
+    base = dataclasses.replace(BASE, defense_gan=GAN, slow_images=30)
+    config = dataclasses.replace(finished, slow_images=4, search_steps=4)
+    siege = tables.lay(config, base, "Defense-GAN", data, victim)
+    assert len(siege.targets) == 4
+    assert len(siege.detector.validation["l2"]) == 30
+    for known in siege.known.values():
+        assert len(known.validation["l2"]) == len(data.validation)
 
 
 @pytest.mark.slow

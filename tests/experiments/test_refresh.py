@@ -15,7 +15,7 @@ def test_tables_are_made_anew_and_the_rest_is_left(tmp_path):
     (tmp_path / "run" / "results.json").write_text(json.dumps({"rows": [row]}))
     command = f"python -m experiments.report {tmp_path / 'run'} \\\n  --markdown"
     document = tmp_path / "text.md"
-    text = "# Title\n\n```sh\n{}\n```\n\n{}\n\nWords | with a bar.\n\n```sh\nls\n```\n"
+    text = "# Title\n\n```sh\n{}\n```\n\n{}\n\n**Words** | with a bar.\n\n```sh\nls\n```\n"
     document.write_text(text.format(command, "**cmag/3**\n\n| old |"))
     refresh = [sys.executable, "-m", "experiments.refresh", str(document)]
     subprocess.run(refresh, cwd=ROOT, check=True, capture_output=True)

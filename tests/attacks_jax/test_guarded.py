@@ -47,7 +47,7 @@ def spelt(logits, flagged, labels, scale):
 VALUES = st.floats(-50, 50, width=32)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), min_size=3, max_size=3))
 def test_the_margin_is_the_lower_of_both_and_the_other_logits_stay(rows):
     rows = np.array(rows, np.float32)

@@ -79,7 +79,7 @@ def test_the_step_of_mifgsm_is_eps_shared_out():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(eps=st.floats(0.0, 2.0), seed=st.integers(0, 1000))
 def test_no_image_leaves_the_ball_or_the_bounds(norm, eps, seed):
     attack = attacks_jax.pgd(eps=eps, step_size=0.2, num_steps=3, norm=norm)

@@ -60,7 +60,7 @@ def test_windowed_equals_scikit_image(shape):
     a=hnp.arrays(np.float32, (12, 12, 1), elements=st.floats(0, 1, width=32)),
     b=hnp.arrays(np.float32, (12, 12, 1), elements=st.floats(0, 1, width=32)),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_symmetric_at_most_one_and_one_for_equal_images(similarity, a, b):
     forward, backward = float(similarity(a, b)), float(similarity(b, a))
     assert forward == pytest.approx(backward, abs=1e-5)

@@ -60,7 +60,7 @@ def test_the_worked_trace(reset):
 
 
 @pytest.mark.parametrize("reset", RESETS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     t=st.integers(1, 5),
     S=st.integers(0, 4),

@@ -42,7 +42,7 @@ def deceived(letters, **options):
 
 
 @pytest.mark.parametrize("rule", ["own", "any"])
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     regions=st.integers(1, 3),
     chain_length=st.integers(1, 9),

@@ -68,7 +68,9 @@ def test_ensembles_nest():
     np.testing.assert_allclose(run(outer).distance, run(flat).distance, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.025), ("l2", 0.1)])
+@pytest.mark.parametrize(
+    ("norm", "eps"), [("linf", 0.025), pytest.param("l2", 0.1, marks=pytest.mark.slow)]
+)
 def test_auto_attack_is_as_strong_as_each_member_within_the_ball(norm, eps):
     attack = attacks_jax.auto_attack(eps=eps, norm=norm, num_steps=15, num_queries=50)
     together = run(attack)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from attacks_jax import guarded_state
 from attacks_jax._host_loop import host_loop
@@ -83,7 +84,7 @@ def test_the_steps_are_limited():
 
 
 SHARDED = """
-import jax, numpy as np
+import jax, sys, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 import attacks_jax
 from tests.attacks_jax import toys, zoo
@@ -94,8 +95,7 @@ oracle, key = attacks_jax.stateless(logits), jax.random.key(0)
 images = toys.some_images(0, 16, (5, 4, 1))
 labels = np.argmax(logits(images), -1)
 sharding = NamedSharding(mesh, PartitionSpec("batch"))
-for name in ("pgd", "apgd", "carlini_wagner_l2", "deepfool", "jsma, targeted", "square",
-             "hop_skip_jump"):
+for name in sys.argv[1:]:
     attack, targeted = zoo.EVERY[name]
     goals = (labels + 1) % 4 if targeted else labels
     plain = attacks_jax.run(attack, oracle, key, images, goals)
@@ -109,12 +109,21 @@ print("same")
 """
 
 
-def test_a_batch_sharded_over_eight_devices_gives_the_same():
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("pgd", "carlini_wagner_l2", "square"),
+        pytest.param(
+            ("apgd", "deepfool", "jsma, targeted", "hop_skip_jump"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=", ".join,
+)
+def test_a_batch_sharded_over_eight_devices_gives_the_same(names):
     root = Path(__file__).parents[2]
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(root),
     }  # fmt: skip
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=environment, cwd=root, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", SHARDED, *names]
+    run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     assert run.stdout.strip() == "same", run.stderr[-2000:]

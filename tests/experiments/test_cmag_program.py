@@ -141,6 +141,7 @@ def test_it_gives_every_row_that_the_tables_ask_for(finished):
     assert clean["attack"] == "none" and {r["attack"] for r in attacked} <= {"FGSM", "CW-l2"}
 
 
+@pytest.mark.slow  # The same seed: below too, of a run that was killed.
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(finished, tmp_path):
     folder, _ = finished
     again, other = tmp_path / "again", tmp_path / "other"

@@ -312,7 +312,7 @@ REAL = {  # train + validation, test, image shape, classes, a sum over the test 
 @pytest.mark.skipif(not made.SHARED.is_dir(), reason="the real archives are not at hand")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in ("cifar10", "gtsrb") else n for n in REAL],
+    [n if n in ("mnist", "orl_faces") else pytest.param(n, marks=pytest.mark.slow) for n in REAL],
 )
 def test_the_real_archives(tmp_path, load, name):
     unpack = [sys.executable, str(made.SHARED / "unpack.py"), str(tmp_path / "manual"), name]

@@ -1,12 +1,19 @@
-"""Pictures of a run: curves, made of its rows."""
+"""Pictures of a run: curves, made of its rows.
 
+`python -m experiments.adaptive.figures RUN... --output=PICTURE.png` puts the distortion curves of
+several runs, of one detector each or of one data set each, into one picture.
+"""
+
+import sys
 from pathlib import Path
 
+import tyro
 from matplotlib.figure import Figure
 
+from experiments import results
 from experiments.figures import save
 from experiments.results import Row
-from experiments.systems import slug
+from experiments.systems import NAMES, slug
 
 KNOWLEDGE = {"zero": "PGD", "limited": "best of them", "perfect": "best of them"}
 COLOURS = {"zero": "tab:gray", "limited": "tab:blue", "perfect": "tab:red"}
@@ -67,19 +74,45 @@ def _steps(path: Path, rows: list[Row]) -> None:
 
 
 def _distortion(path: Path, rows: list[Row]) -> None:
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    """Two panels a data set; a detector has the same colour in all."""
     of_table = [row for row in rows if row.table == "extra/adaptive/distortion"]
+    datasets = list(dict.fromkeys(row.dataset for row in of_table))
+    figure = Figure(figsize=(9, 3 * len(datasets) + 0.6), layout="constrained")
+    panels = figure.subplots(len(datasets), 2, sharex="col", sharey=True, squeeze=False)
     titles = {"linf": "l-infinity (PGD)", "l2": "l2 (CW)"}
-    for panel, (norm, title) in zip(panels, titles.items(), strict=True):
-        for system in dict.fromkeys(row.system for row in of_table):
-            points = [
-                (row.strength, row.value)
-                for row in of_table
-                if (row.system, row.attack) == (system, norm)
-            ]
-            panel.plot(*zip(*points, strict=True), label=system, marker=".")
-        panel.set(xlabel=title, ylim=(-0.02, 1.02))
-    panels[0].set(ylabel="SR@5")
-    panels[0].legend(fontsize=8)
+    for line, dataset in zip(panels, datasets, strict=True):
+        for panel, (norm, title) in zip(line, titles.items(), strict=True):
+            for index, system in enumerate(NAMES):
+                points = [
+                    (row.strength, row.value)
+                    for row in of_table
+                    if (row.dataset, row.system, row.attack) == (dataset, system, norm)
+                ]
+                if points:
+                    panel.plot(*zip(*points, strict=True), f"C{index}", label=system, marker=".")
+            panel.set(xlabel=title, xlim=(0, None), ylim=(-0.02, 1.02))
+        line[0].set(ylabel=f"SR@5, {dataset}")
+        line[0].legend(fontsize=8)
     save(figure, path)
+
+
+def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path) -> None:
+    """Draws how far an image has to be changed to evade each detector.
+
+    Args:
+      runs: run folders of `experiments.adaptive`, at least one.
+      output: the picture, a PNG.
+    """
+    if not runs:
+        sys.exit("error: name at least one run folder")
+    try:
+        found = [Row(**row) for run in runs for row in results.read(run)["rows"]]
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
+    if not any(row.table == "extra/adaptive/distortion" for row in found):
+        sys.exit("error: expected runs of experiments.adaptive, got none with distortion curves")
+    _distortion(output, found)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m experiments.adaptive.figures", description=__doc__)

@@ -12,7 +12,7 @@ from cmag_jax.feature_squeezing import FeatureSqueezingConfig
 from cmag_jax.magnet import MagNetConfig
 from experiments import attacking, cmag_config, datasets, systems, victims
 from experiments.adaptive import __main__ as program
-from experiments.adaptive import attacks, detectors, tables
+from experiments.adaptive import attacks, detectors, figures, tables
 from experiments.adaptive.config import Config, parse, preset
 
 WHOLE = "feature squeezing"  # which has the whole program run on it: it compiles fastest
@@ -98,6 +98,37 @@ def test_it_leaves_a_whole_run_folder(finished):
     assert {"steps.png", "distortion.png", "success-feature-squeezing.png"} < drawn
     html = (run / "report.html").read_text()
     assert html.count("data:image/png;base64,") == len(drawn) == 4
+
+
+def test_several_runs_are_one_picture(finished, tmp_path, monkeypatch):
+    """A line a detector, two panels a data set."""
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (finished.folder / "results.json").read_text()
+    (other / "results.json").write_text(text.replace(f'"{WHOLE}"', '"MagNet"'))
+    figures.main((finished.folder, other), tmp_path / "picture.png")
+    (figure,) = drawn
+    labels = [[line.get_label() for line in panel.lines] for panel in figure.axes]
+    assert labels == [["MagNet", WHOLE]] * 2
+    curve = [
+        (row["strength"], row["value"])
+        for row in rows(finished)
+        if (row["table"], row["attack"]) == ("extra/adaptive/distortion", "linf")
+    ]
+    assert [tuple(point) for point in figure.axes[0].lines[0].get_xydata()] == curve
+
+
+def test_a_picture_of_no_runs_is_refused(tmp_path):
+    (tmp_path / "results.json").write_text('{"rows": []}')
+    for runs, told in (
+        ((), "at least one run"),
+        ((tmp_path / "gone",), "does not exist"),
+        ((tmp_path,), "none with distortion curves"),
+    ):
+        with pytest.raises(SystemExit, match=told):
+            figures.main(runs, tmp_path / "picture.png")
 
 
 def test_every_attacker_has_his_rows(finished):

@@ -80,8 +80,10 @@ def _distortion(path: Path, rows: list[Row]) -> None:
     figure = Figure(figsize=(9, 3 * len(datasets) + 0.6), layout="constrained")
     panels = figure.subplots(len(datasets), 2, sharex="col", sharey=True, squeeze=False)
     titles = {"linf": "l-infinity (PGD)", "l2": "l2 (CW)"}
+    for panel, title in zip(panels[-1], titles.values(), strict=True):
+        panel.set(xlabel=title)
     for line, dataset in zip(panels, datasets, strict=True):
-        for panel, (norm, title) in zip(line, titles.items(), strict=True):
+        for panel, norm in zip(line, titles, strict=True):
             for index, system in enumerate(NAMES):
                 points = [
                     (row.strength, row.value)
@@ -90,7 +92,7 @@ def _distortion(path: Path, rows: list[Row]) -> None:
                 ]
                 if points:
                     panel.plot(*zip(*points, strict=True), f"C{index}", label=system, marker=".")
-            panel.set(xlabel=title, xlim=(0, None), ylim=(-0.02, 1.02))
+            panel.set(xlim=(0, None), ylim=(-0.02, 1.02))
         line[0].set(ylabel=f"SR@5, {dataset}")
         line[0].legend(fontsize=8)
     save(figure, path)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import attacks_jax
-from experiments import cache, progress, victims
+from experiments import cache, datasets, progress, victims
 from experiments.datasets import Split
 from experiments.victims import Victim, predict
 
@@ -152,7 +152,5 @@ def _ready(spec: AttackSpec, oracle: Any, training: Split | None, seed: int) -> 
         return made
     if training is None:
         raise ValueError(f"expected training images for {spec.name} to learn from, got none")
-    rows = np.random.default_rng(seed).permutation(len(training))[:LEARNS_FROM]
-    return attacks_jax.fit(
-        made, oracle, jax.random.key(seed), training.images[rows], training.labels[rows]
-    )
+    some = datasets.sample(training, LEARNS_FROM, np.random.default_rng(seed))
+    return attacks_jax.fit(made, oracle, jax.random.key(seed), some.images, some.labels)

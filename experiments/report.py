@@ -42,13 +42,7 @@ def main(
       intervals: give rates with their 95% intervals (Wilson), areas under curves with DeLong's.
       markdown: print Markdown instead of tables for a terminal.
     """
-    if not runs:
-        sys.exit("error: name at least one run folder")
-    try:
-        documents = [results.read(run) for run in runs]
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
-    rows = list(_together(runs, documents, told_apart=not seeds))
+    rows = list(_together(runs, results.read_all(runs), told_apart=not seeds))
     if intervals:
         rows = _with_intervals(rows)
     for column, chosen in {"system": systems, "metric": metrics, "attack": attacks}.items():

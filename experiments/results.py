@@ -60,6 +60,17 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+def read_all(runs: Iterable[Path]) -> list[dict[str, Any]]:
+    """The documents of the runs named on a command line, which has to name one."""
+    documents = []
+    for run in runs:
+        try:
+            documents.append(read(run))
+        except FileNotFoundError as error:
+            sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
+    return documents or sys.exit("error: name at least one run folder")
+
+
 def provenance(seconds: dict[str, float]) -> dict[str, Any]:
     return {
         "git": _git_commit(),

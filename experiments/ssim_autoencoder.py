@@ -103,8 +103,8 @@ def main(config: Config) -> Path:
     folder = config.output_dir or Path(f"runs/ssim-autoencoder-{config.dataset}-seed{config.seed}")
     with clock.stage("data"):
         data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
-    chosen = np.random.default_rng(config.seed).permutation(len(data.test))[: config.images]
-    images, pictures = jnp.asarray(data.test.images[chosen]), {}
+    chosen = datasets.sample(data.test, config.images, np.random.default_rng(config.seed))
+    images, pictures = jnp.asarray(chosen.images), {}
     rows: list[Row] = []
     for trained_with, number in FIGURES.items():
         with clock.stage("fit"):

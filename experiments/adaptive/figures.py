@@ -105,12 +105,7 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path) -> None:
       runs: run folders of `experiments.adaptive`, at least one.
       output: the picture, a PNG.
     """
-    if not runs:
-        sys.exit("error: name at least one run folder")
-    try:
-        found = [Row(**row) for run in runs for row in results.read(run)["rows"]]
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
+    found = [Row(**row) for document in results.read_all(runs) for row in document["rows"]]
     if not any(row.table == "extra/adaptive/distortion" for row in found):
         sys.exit("error: expected runs of experiments.adaptive, got none with distortion curves")
     _distortion(output, found)

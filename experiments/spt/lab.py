@@ -12,7 +12,6 @@ import numpy as np
 
 import spt_jax
 from experiments import cache, datasets, osd_encoder, progress, victims
-from experiments.datasets import Split
 from experiments.results import Row
 from experiments.spt.attacks import Attacked, Spec, drive
 from experiments.spt.config import Config
@@ -49,10 +48,9 @@ class Lab:
         self.data = datasets.load(
             config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir
         )
-        order = np.random.default_rng(config.seed).permutation(len(self.data.test))
-        rows = order[: config.images]
         # Those classified wrongly are attacked too: the paper's rates are over all images.
-        self.split = Split(self.data.test.images[rows], self.data.test.labels[rows])
+        random = np.random.default_rng(config.seed)
+        self.split = datasets.sample(self.data.test, config.images, random)
         if config.target >= self.data.classes:
             raise datasets.DataError(
                 f"expected a target below {self.data.classes}, got {config.target}"

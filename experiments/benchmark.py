@@ -5,6 +5,7 @@ figure is the median, with compilation apart. Nothing here asserts: see results.
 interrupted run of `attacks` goes on where it was with the same command.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,15 +50,19 @@ def main(config: Config) -> None:
         raise SystemExit(f"error: expected a dataset among {tuple(cmag_config.VICTIMS)}")
     folder = config.output_dir or Path(f"runs/benchmark-{config.what}-{config.dataset}")
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
+    races: Iterable[list[results.Row]]  # each is written once it is over
     if config.what == "spt":
-        rows = benchmark_spt.measure(config, data)
+        races = [benchmark_spt.measure(config, data)]
     elif config.what == "detectors":
-        rows = benchmark_detectors.measure(config, data)
+        races = benchmark_detectors.measure(config, data)
     else:
-        rows = _attacks(config, folder, data)
+        races = [_attacks(config, folder, data)]
 
-    seconds = {"total": results.since_start()}
-    results.write(folder / "results.json", config=config, rows=rows, seconds=seconds)
+    rows: list[results.Row] = []
+    for race in races:
+        rows += race
+        seconds = {"total": results.since_start()}
+        results.write(folder / "results.json", config=config, rows=rows, seconds=seconds)
     report.console(results.read(folder)["rows"], (f"extra/benchmark/{config.what}",))
     print(f"wrote {folder / 'results.json'}")
 

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -33,8 +33,9 @@ FITTED: dict[SystemName, tuple[str, ...]] = {  # what is fitted, system by syste
 FIT_STEPS = 10  # batches in an epoch
 
 
-def measure(config: Any, data: Dataset) -> list[Row]:
-    """The rows of every system's `score`, then of what is fitted by `cmag_jax.training`.
+def measure(config: Any, data: Dataset) -> Iterator[list[Row]]:
+    """The rows, race by race, of every system's `score` and of what is fitted by
+    `cmag_jax.training`; Defense-GAN's search, which takes longest, comes last.
 
     Args:
       config: a `benchmark.Config`.
@@ -47,11 +48,6 @@ def measure(config: Any, data: Dataset) -> list[Row]:
     races: list[Callable[[], list[Row]]] = [
         partial(_scores, config, settings, data, victim, batch) for batch in config.batches
     ]
-    races += [
-        partial(_search, config, settings, data, victim, batch)
-        for batch in config.batches
-        if batch <= SLOW_BATCH
-    ]
     if has_torch():
         twin = peers.torch_twin(network, victim.params)
         races += [
@@ -59,7 +55,13 @@ def measure(config: Any, data: Dataset) -> list[Row]:
             for name, parts in FITTED.items()
             for part in parts
         ]
-    return [row for race in progress.over(races, "benchmark detectors") for row in race()]
+    races += [
+        partial(_search, config, settings, data, victim, batch)
+        for batch in config.batches
+        if batch <= SLOW_BATCH
+    ]
+    for race in progress.over(races, "benchmark detectors"):
+        yield race()
 
 
 def has_torch() -> bool:

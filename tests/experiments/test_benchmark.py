@@ -109,6 +109,17 @@ def test_every_detector_is_timed(run):
     assert not any("fit" in row["metric"] for row in rows)  # without torch
 
 
+def test_a_race_that_is_over_is_kept_whatever_becomes_of_the_next(run, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark_detectors, "_search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("detectors")
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert {row["system"] for row in rows} == set(systems.NAMES) - {"Defense-GAN"}
+
+
 def test_detectors_want_a_data_set_of_theirs():
     with pytest.raises(SystemExit, match="mnist"):
         benchmark.main(benchmark.Config("detectors", "cifar10"))

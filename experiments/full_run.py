@@ -3,17 +3,23 @@
 Meant for a machine with an accelerator that is lent for minutes. What is finished is skipped,
 what is interrupted goes on from the cache; the exit status is 75 while something is left to do,
 so that a caller's loop can run it again. A stage (a module of CMAG, a chunk of an attack) that
-takes longer than the minutes given would be begun again and again: minutes are enough on a GPU.
+takes longer than the minutes given would be begun again and again: minutes are enough on a GPU,
+but for Defense-GAN, which comes last.
+
+`--at-once=3` runs programs of different data sets beside each other, since small networks leave
+most of a GPU idle; what is measured for its speed runs alone.
 """
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import tyro
 
@@ -21,12 +27,21 @@ from experiments.spt.config import ALL
 from experiments.spt.config import Table as SPTTable
 
 LEFT_TO_DO = 75  # EX_TEMPFAIL of sysexits.h
-SECONDS_TO_STOP = 20  # that an interrupted program gets to put away what it holds
+SECONDS_TO_STOP = 20  # that interrupted programs get to put away what they hold
+QUICKLY_FITTED = ("CMAG", "CMAG+", "MagNet", "feature squeezing")  # seconds on a GPU
+ALONE = ""  # the lane of a program beside which nothing runs
+
+
+class Program(NamedTuple):
+    name: str  # of its run folder
+    lane: str  # its data set: of one lane one runs at a time, since they share victims
+    command: tuple[str, ...]  # what Python is given
 
 
 @dataclass(frozen=True)
 class Config:
     minutes: float = 9.0  # stop, cleanly, after so long
+    at_once: int = 1  # programs that run beside each other; their output goes to NAME.log
     datasets: tuple[Literal["digits", "mnist", "fashion_mnist", "gtsrb"], ...] = (
         "mnist",
         "fashion_mnist",
@@ -45,83 +60,166 @@ class Config:
 
 
 def main(config: Config) -> int:
+    """The exit status: 0, LEFT_TO_DO, or that of the first program that failed, which the others
+    are not kept from running by."""
     deadline = time.monotonic() + 60 * config.minutes
-    commands = list(plan(config))
-    for number, (name, command) in enumerate(commands, start=1):
-        run = config.runs_dir / name
-        if not (run / "results.json").exists():
-            print(f"[{number}/{len(commands)}] {' '.join(command)}", flush=True)
-            status = _run([sys.executable, *command, f"--output-dir={run}"], deadline)
-            if status is None:
-                done = number - 1
-                print(f"time is up with {done} of {len(commands)} finished; run it again to go on")
-                return LEFT_TO_DO
-            if status:
-                return status
-        _collect(run, config.collect_dir)
-    print(f"all {len(commands)} programs are finished, in {config.runs_dir}")
+    programs = list(plan(config))
+    waiting: list[Program] = []
+    running: dict[Program, subprocess.Popen] = {}
+    failed: list[int] = []  # their exit statuses
+    for program in programs:
+        if (config.runs_dir / program.name / "results.json").exists():
+            _collect(config, program)
+        else:
+            waiting.append(program)
+    while waiting or running:
+        if time.monotonic() > deadline:
+            _interrupt(list(running.values()))
+            done = len(programs) - len(waiting) - len(running) - len(failed)
+            print(f"time is up with {done} of {len(programs)} finished; run it again to go on")
+            return LEFT_TO_DO
+        for program in _next(waiting, list(running), config.at_once):
+            print(f"{program.name}: {' '.join(program.command)}", flush=True)
+            waiting.remove(program)
+            running[program] = _start(config, program)
+        for program, process in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[program]
+            if process.returncode:
+                print(f"{program.name} failed with status {process.returncode}", flush=True)
+                failed.append(process.returncode)
+            else:
+                _collect(config, program)
+        time.sleep(0.1)
+    if failed:
+        return failed[0]
+    print(f"all {len(programs)} programs are finished, in {config.runs_dir}")
     return 0
 
 
-def plan(config: Config):
-    """(run folder's name, command) of every program, the cheap and telling ones first."""
+def plan(config: Config) -> Iterator[Program]:
+    """Every program, the cheap and telling ones first."""
+    for what in (_cmag, _benchmarks, _adaptive, _spt, _everything):
+        yield from what(config)
+
+
+def _cmag(config: Config) -> Iterator[Program]:
+    """Tables 3-7 of what is fitted in seconds."""
+    for dataset, seed, options in _cases(config):
+        name = f"cmag-{dataset}-{config.preset}-seed{seed}"
+        yield _program(config, name, dataset, "cmag", "--systems", *QUICKLY_FITTED, *options)
+
+
+def _benchmarks(config: Config) -> Iterator[Program]:
+    if not config.benchmarks:
+        return
+    programs = [("attacks", str(name)) for name in config.attack_datasets]
+    programs += [("detectors", str(name)) for name in config.datasets]
+    programs += [("spt", config.spt_dataset)]
+    for what, dataset in programs:
+        name = f"benchmark-{what}-{dataset}"
+        yield _program(config, name, ALONE, "benchmark", what, f"--dataset={dataset}")
+
+
+def _adaptive(config: Config) -> Iterator[Program]:
+    """Attackers who know those detectors, and figures 7 and 8."""
+    for dataset, seed, options in _cases(config):
+        name = f"adaptive-{dataset}-{config.preset}-seed{seed}"
+        yield _program(config, name, dataset, "adaptive", "--system", *QUICKLY_FITTED, *options)
+        name = f"ssim-autoencoder-{dataset}-seed{seed}"
+        options = [f"--dataset={dataset}", f"--seed={seed}"]
+        yield _program(config, name, dataset, "ssim_autoencoder", *options)
+
+
+def _spt(config: Config) -> Iterator[Program]:
+    for seed in config.seeds:
+        for table in config.spt_tables:
+            # VGG-Face2, of IX's paper preset, is not to be had: ORL's faces, which are small.
+            preset = "quick" if table == "IX" else config.preset
+            name = f"spt-{config.spt_dataset}-{table}-{preset}-seed{seed}"
+            options = [f"--table={table}", f"--dataset={config.spt_dataset}"]
+            options += [f"--preset={preset}", f"--seed={seed}"]
+            yield _program(config, name, config.spt_dataset, "spt", *options)
+
+
+def _everything(config: Config) -> Iterator[Program]:
+    """With Defense-GAN, other attacks, the ablation, theorem 1 and eq. 11: an hour and more."""
+    for dataset, seed, options in _cases(config):
+        name = f"cmag-{dataset}-{config.preset}-seed{seed}-all"
+        yield _program(config, name, dataset, "cmag", "--systems=all", *options)
+        name = f"adaptive-{dataset}-{config.preset}-seed{seed}-defense-gan"
+        yield _program(config, name, dataset, "adaptive", "--system=Defense-GAN", *options)
+
+
+def _cases(config: Config) -> Iterator[tuple[str, int, list[str]]]:
+    """(data set, seed, the options that say so)."""
+    for seed in config.seeds:
+        for dataset in config.datasets:
+            yield (
+                dataset,
+                seed,
+                [f"--dataset={dataset}", f"--preset={config.preset}", f"--seed={seed}"],
+            )
+
+
+def _program(config: Config, name: str, lane: str, module: str, *options: str) -> Program:
     places = [f"--cache-dir={config.runs_dir / 'cache'}"]
     if config.data_dir:
         places.append(f"--data-dir={config.data_dir}")
     if config.manual_dir:
         places.append(f"--manual-dir={config.manual_dir}")
-    for seed in config.seeds:
-        for dataset in config.datasets:
-            options = [f"--dataset={dataset}", f"--preset={config.preset}", f"--seed={seed}"]
-            name = f"cmag-{dataset}-{config.preset}-seed{seed}"
-            yield name, ["-m", "experiments.cmag", "--systems=all", *options, *places]
-    for seed in config.seeds:
-        for dataset in config.datasets:
-            options = [f"--dataset={dataset}", f"--preset={config.preset}", f"--seed={seed}"]
-            name = f"adaptive-{dataset}-{config.preset}-seed{seed}"
-            yield name, ["-m", "experiments.adaptive", "--system=all", *options, *places]
-            options = [f"--dataset={dataset}", f"--seed={seed}"]
-            name = f"ssim-autoencoder-{dataset}-seed{seed}"
-            yield name, ["-m", "experiments.ssim_autoencoder", *options, *places]
-    for seed in config.seeds:
-        for table in config.spt_tables:
-            # VGG-Face2, of IX's paper preset, is not to be had: ORL's faces, which are small.
-            preset = "quick" if table == "IX" else config.preset
-            options = [f"--table={table}", f"--dataset={config.spt_dataset}"]
-            options += [f"--preset={preset}", f"--seed={seed}"]
-            name = f"spt-{config.spt_dataset}-{table}-{preset}-seed{seed}"
-            yield name, ["-m", "experiments.spt", *options, *places]
-    if config.benchmarks:
-        programs = [("attacks", str(name)) for name in config.attack_datasets]
-        programs += [("detectors", str(name)) for name in config.datasets]
-        programs += [("spt", config.spt_dataset)]
-        for what, name in programs:
-            command = ["-m", "experiments.benchmark", what, f"--dataset={name}", *places]
-            yield f"benchmark-{what}-{name}", command
+    places.append(f"--output-dir={config.runs_dir / name}")
+    return Program(name, lane, ("-m", f"experiments.{module}", *options, *places))
 
 
-def _run(command: list[str], deadline: float) -> int | None:
-    """The exit status, or None when the deadline came first and the program was interrupted."""
-    process = subprocess.Popen(command)
-    try:
-        return process.wait(timeout=max(deadline - time.monotonic(), 0))
-    except subprocess.TimeoutExpired:
+def _next(waiting: list[Program], running: list[Program], at_once: int) -> list[Program]:
+    """Those to be started now: in the plan's order, but for those whose lane is busy. Nothing
+    overtakes a program that has to be alone."""
+    starting: list[Program] = []
+    for program in waiting:
+        beside = [*running, *starting]
+        if program.lane == ALONE:
+            return starting if beside else [program]
+        if len(beside) == at_once or ALONE in (other.lane for other in beside):
+            break
+        if program.lane not in (other.lane for other in beside):
+            starting.append(program)
+    return starting
+
+
+def _start(config: Config, program: Program) -> subprocess.Popen:
+    command = [sys.executable, *program.command]
+    if config.at_once == 1:
+        return subprocess.Popen(command)
+    # Else the first of them would take three quarters of a GPU's memory.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+    config.runs_dir.mkdir(parents=True, exist_ok=True)
+    with open(config.runs_dir / f"{program.name}.log", "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def _interrupt(processes: list[subprocess.Popen]) -> None:
+    """As by Ctrl-C; killed, if that is not enough."""
+    for process in processes:
         process.send_signal(signal.SIGINT)
+    end = time.monotonic() + SECONDS_TO_STOP
+    for process in processes:
         try:
-            process.wait(timeout=SECONDS_TO_STOP)
+            process.wait(timeout=max(end - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        return None
 
 
-def _collect(run: Path, folder: Path | None) -> None:
-    if folder is None:
+def _collect(config: Config, program: Program) -> None:
+    if config.collect_dir is None:
         return
-    (folder / run.name).mkdir(parents=True, exist_ok=True)
+    run, kept = config.runs_dir / program.name, config.collect_dir / program.name
+    kept.mkdir(parents=True, exist_ok=True)
     for name in ("results.json", "report.html"):
         if (run / name).exists():
-            shutil.copy(run / name, folder / run.name / name)
+            shutil.copy(run / name, kept / name)
 
 
 if __name__ == "__main__":

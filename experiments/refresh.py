@@ -16,11 +16,10 @@ import tyro
 
 from experiments import cache, progress, report
 
-# The command's block, and the tables below it, each under its name: up to the first paragraph
-# that is neither.
+# The command's block, and the tables below it, where there are any: each may have its name above.
 TABLES = re.compile(
-    r"(```sh\n(python -m experiments\.report .*?)```\n\n)"
-    r"(.*?)(\n\n(?!\||\*\*[^*\n]+\*\*\n\n\|)|\s*\Z)",
+    r"(```sh\n(python -m experiments\.report .*?)```\n\n?)"
+    r"(?:(?:\*\*[^*\n]+\*\*\n\n)?(?:\|[^\n]*(?:\n|\Z))+\n*)*",
     re.DOTALL,
 )
 
@@ -43,15 +42,19 @@ def main(documents: tyro.conf.Positional[tuple[Path, ...]]) -> None:
 
 def _anew(bar, found: re.Match) -> str:
     bar.update()
-    return f"{found[1]}{printed(found[2])}{found[4]}"
+    block, after = found[1].rstrip("\n"), found.string[found.end() :]
+    return f"{block}\n\n{printed(found[2])}\n" + ("\n" if after.strip() else "")
 
 
 def printed(command: str) -> str:
     """What a command prints, in words of the shell, backslashes at line ends allowed."""
     words = shlex.split(command.replace("\\\n", " "))[3:]  # after python -m experiments.report
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        tyro.cli(report.main, args=words, prog="python -m experiments.report")
+    try:
+        with contextlib.redirect_stdout(out):
+            tyro.cli(report.main, args=words, prog="python -m experiments.report")
+    except SystemExit as error:
+        sys.exit(f"{error}\nby: {command.strip()}")
     return out.getvalue().strip()
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cmag_jax import reconstructors
 from cmag_jax.config import CMAGConfig
+from cmag_jax.rarity import Tails, rarity, untold
 from cmag_jax.scores import ASK_AGAIN, SCORES, Evidence, Usual, context, move, surprise
 from cmag_jax.victim import Images, Victim
 
@@ -23,6 +24,7 @@ class CMAGParams:
     lr: Any
     gr: Any
     usual: Usual | None  # of the score "drift", where the configuration has it
+    tails: Tails | None  # of all scores, where it decides by their rarity
     config: CMAGConfig = dataclasses.field(metadata={"static": True})
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
 
@@ -50,7 +52,7 @@ def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> 
     reconstructors.check_feature_maps(feature_maps.shape[1:], shape)
     if logits.shape[-1] < 2:
         raise ValueError(f"expected a victim of at least 2 classes, got {logits.shape[-1]}")
-    empty = CMAGParams(None, None, None, None, config, shape)
+    empty = CMAGParams(None, None, None, None, None, config, shape)
     inputs = (feature_maps.shape, logits.shape, (1, *shape))
     keys = jax.random.split(jax.random.fold_in(key, 0), 3)
     fmr, lr, gr = (
@@ -58,7 +60,8 @@ def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> 
         for module, k, of in zip(modules(empty), keys, inputs, strict=True)
     )
     usual = _no_usual(logits.shape[-1]) if "drift" in config.scores else None
-    return dataclasses.replace(empty, fmr=fmr, lr=lr, gr=gr, usual=usual)
+    tails = untold(len(config.scores)) if config.decision == "rarity" else None
+    return dataclasses.replace(empty, fmr=fmr, lr=lr, gr=gr, usual=usual, tails=tails)
 
 
 def modules(params: CMAGParams) -> Modules:
@@ -119,6 +122,12 @@ def look(victim: Victim, params: CMAGParams, images: jax.Array) -> Evidence:
 
 
 def judge(params: CMAGParams, seen: Evidence) -> dict[str, jax.Array]:
+    """What the configuration decides by: its scores, or how rare they are together; each (B,)."""
+    scores = judge_apart(params, seen)
+    return scores if params.tails is None else {"rarity": rarity(scores, params.tails)}
+
+
+def judge_apart(params: CMAGParams, seen: Evidence) -> dict[str, jax.Array]:
     """The configuration's scores, each (B,)."""
     found = {}
     for name in params.config.scores:

@@ -10,7 +10,7 @@ badly; the score is how badly.
     flags = cmag.detect(cmag.score(victim, params, images), thresholds)
 
 `CMAGConfig()` is the paper's detector. `CMAG_PLUS` is ours, another configuration of the same
-cascade: `cmag_jax.config` has the two side by side.
+cascade: `cmag_jax.config` has the two side by side. It wants the held-out images in `fit` too.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from cmag_jax.cascade import (
     apply,
     distil,
     judge,
+    judge_apart,
     look,
     modules,
     rebuild,
@@ -38,6 +39,7 @@ from cmag_jax.cascade import init as init
 from cmag_jax.checks import check_images
 from cmag_jax.config import CMAG_PLUS as CMAG_PLUS
 from cmag_jax.config import CMAGConfig as CMAGConfig
+from cmag_jax.rarity import tails
 from cmag_jax.scores import Evidence, context, drift, usual_of
 from cmag_jax.ssim import SSIM
 from cmag_jax.thresholds import calibrate as calibrate
@@ -48,7 +50,7 @@ from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
 from cmag_jax.victim import as_partial
 
-MODULES = ("fmr", "lr", "gr", "usual")  # in the order in which they are fitted
+MODULES = ("fmr", "lr", "gr", "usual", "tails")  # in the order in which they are fitted
 LOOK_BATCH = 1000  # training images that are looked at at a time: no result depends on it
 
 
@@ -64,6 +66,7 @@ def fit(
     images: Images,
     config: CMAGConfig | None = None,
     *,
+    held_out: Images | None = None,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[CMAGParams, FitInfo]:
     """Trains FMR and LR, then GR on what they make (algorithm 1), on legitimate images only.
@@ -74,18 +77,27 @@ def fit(
         `jax.tree_util.Partial(apply, weights)` and they are traced, not compiled in.
       images: (N, H, W, C) float32 in [0, 1], H and W divisible by 4.
       config: the paper's by default; `CMAG_PLUS` for ours.
+      held_out: legitimate images, some thousand, that neither the victim nor CMAG learnt from: a
+        configuration that decides by rarity asks how high its scores go on them. Those that the
+        threshold is calibrated on will do.
       on_epoch: called with the module's name ("fmr", "lr", "gr"), the epochs made and to make,
         and the mean loss.
 
     Raises:
       ValueError: images of the wrong shape, type or range; feature maps that do not enlarge
-        evenly to the images' size; a score of another name.
+        evenly to the images' size; a score of another name; nothing held out for a configuration
+        that decides by rarity.
     """
     check_images(images)
     images = jnp.asarray(images)  # moved to the device once, not once a module
     params, losses = init(key, victim, images, config or CMAGConfig()), {}
+    if params.tails is not None:
+        if held_out is None:
+            raise ValueError("expected held_out images for the decision 'rarity', got none")
+        check_images(held_out, params.image_shape)
     for name in MODULES:
-        params, losses[name] = fit_module(name, key, victim, params, images, on_epoch=on_epoch)
+        seen = held_out if name == "tails" and held_out is not None else images
+        params, losses[name] = fit_module(name, key, victim, params, seen, on_epoch=on_epoch)
     return params, FitInfo(losses["fmr"], losses["lr"], losses["gr"])
 
 
@@ -99,11 +111,13 @@ def fit_module(
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[CMAGParams, np.ndarray]:
     """One module's part of `fit`, for a program that keeps each as it is finished: `fit` is
-    `init` and then this for each of MODULES, in that order, with the same key.
+    `init` and then this for each of MODULES, in that order, with the same key; for "tails" with the
+    held-out images.
 
     Returns:
       The params with that module fitted, and its mean loss of each epoch. "usual", what the
-      score "drift" is on legitimate images, is solved for, without epochs or losses.
+      score "drift" is on legitimate images, and "tails", how high all scores go on held-out ones,
+      are solved for, without epochs or losses.
 
     Raises:
       ValueError: another name; images that `fit` would not take.
@@ -112,8 +126,9 @@ def fit_module(
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
     check_images(images, params.image_shape)
     victim, images = as_partial(victim), jnp.asarray(images)
-    if name == "usual":
-        return _fit_usual(victim, params, images), np.zeros(0, np.float32)
+    if name in ("usual", "tails"):
+        solve = _fit_usual if name == "usual" else _fit_tails
+        return solve(victim, params, images), np.zeros(0, np.float32)
     config, epochs = params.config, getattr(params.config, f"{name}_epochs")
     # What a module sees stays the same all through its training: it is made once.
     data = (images, _each(_seen_by(name), victim, params, images))
@@ -147,13 +162,25 @@ def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.A
 
     Returns:
       The configuration's scores, each (B,). The paper's (section 3.4): "ssim", 1 - SSIM(x, x')
-      of eq. 10, in [0, 2], and "l2", ||x - x'||_2 of eq. 3. CMAG+'s: `cmag_jax.scores` has them.
+      of eq. 10, in [0, 2], and "l2", ||x - x'||_2 of eq. 3. CMAG+'s: "rarity", at least 0, how
+      rare `scores_apart` are among legitimate images.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
     return _score(as_partial(victim), params, images)
+
+
+def scores_apart(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
+    """What `score` is made of: the configuration's scores (`cmag_jax.scores` has them) of images
+    (B, H, W, C) float32 in [0, 1], each (B,). Jitted.
+
+    Raises:
+      ValueError: images of another shape than those of `fit`, or of the wrong type or range.
+    """
+    check_images(images, params.image_shape)
+    return _scores_apart(as_partial(victim), params, images)
 
 
 def reconstruction_loss(x: jax.Array, rebuilt: jax.Array, *, mu: float, ssim: str) -> jax.Array:
@@ -252,6 +279,17 @@ def _fit_usual(victim, params: CMAGParams, images: jax.Array) -> CMAGParams:
     return dataclasses.replace(params, usual=usual_of(drifts, contexts))
 
 
+def _fit_tails(victim, params: CMAGParams, images: jax.Array) -> CMAGParams:
+    if params.tails is None:
+        return params
+    scores = _each(_judged_apart, victim, params, images)
+    return dataclasses.replace(params, tails=tails(scores))
+
+
+def _judged_apart(victim, params, images):
+    return judge_apart(params, look(victim, params, images))
+
+
 def _each(function: Callable, victim, params: CMAGParams, images: jax.Array) -> Any:
     """The function of all images, a batch at a time."""
     jitted = jax.jit(function)
@@ -265,6 +303,9 @@ def _each(function: Callable, victim, params: CMAGParams, images: jax.Array) -> 
 @jax.jit
 def _reconstruct(victim, params, images) -> Reconstructions:
     return Reconstructions(*rebuild(params, *victim(images)))
+
+
+_scores_apart = jax.jit(_judged_apart)
 
 
 @jax.jit

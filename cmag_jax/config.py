@@ -8,6 +8,7 @@
 | GR learns                | x from its class           | ... and 1 - x from any other class       |
 | an image is scored by    | GR's error: SSIM, l2       | FMR's errors, GR's l2, what the victim   |
 |                          |                            | says when it is shown something near     |
+| an image is flagged      | when any score is too high | for how rare its scores are, together    |
 | step size                | constant                   | falls along a cosine                     |
 """
 
@@ -22,6 +23,7 @@ CHOICES = {
     "combination": ("hadamard", "average", "signed"),
     "ssim": tuple(SSIM),
     "gr": ("dense", "gated"),
+    "decision": ("any", "rarity"),
 }
 
 
@@ -40,6 +42,9 @@ class CMAGConfig:
     gr: Literal["dense", "gated"] = "dense"
     contrast: float = 0.0  # weight of GR's loss of rebuilding 1 - x from a class that x is not of
     scores: tuple[str, ...] = ("ssim", "l2")  # of `cmag_jax.scores.SCORES`; section 3.4 has these
+    # Each score has its threshold, and any may flag an image (section 3.4); or they are made one,
+    # `cmag_jax.rarity`.
+    decision: Literal["any", "rarity"] = "any"
     learning_rate: float = 1e-3  # Adam, section 4.1
     final_rate: float = 1.0  # the share of it that is left in the end, along a cosine
     batch_size: int = 2000  # section 4.1
@@ -80,5 +85,6 @@ CMAG_PLUS = CMAGConfig(
     gr="gated",
     contrast=0.5,
     scores=("pixels", "edges", "l2", "drift", "tremor", "doubt"),
+    decision="rarity",
     final_rate=0.02,
 )

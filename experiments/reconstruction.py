@@ -22,8 +22,8 @@ def errors_of_gr(system: System) -> System:
     """The system as a meter of GR's two errors of section 3.4, whatever it scores by."""
     if system.config.scores == ("ssim", "l2"):
         return system
-    config = dataclasses.replace(system.config, scores=("ssim", "l2"))
-    params = dataclasses.replace(system.params, config=config, usual=None)
+    config = dataclasses.replace(system.config, scores=("ssim", "l2"), decision="any")
+    params = dataclasses.replace(system.params, config=config, usual=None, tails=None)
     return dataclasses.replace(system, params=params, key=f"{system.key}, errors of GR")
 
 

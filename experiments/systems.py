@@ -98,7 +98,8 @@ def fit(
     cache_dir: Path,
     given: dict[str, Any] | None = None,
 ) -> System:
-    """The system fitted to the training images; each of its modules is kept in the cache once it
+    """The system fitted to the training images (CMAG+'s "tails" to the held-out ones, on which it
+    will be calibrated); each of its modules is kept in the cache once it
     is trained, so that an interrupted fit goes on with the next one. Modules that are `given`
     are taken as they are."""
     module = MODULES[name]
@@ -115,9 +116,10 @@ def fit(
         leaves, structure = jax.tree.flatten(getattr(params, part))
 
         def compute(part=part, params=params):
+            seen = jnp.asarray(data.validation.images) if part == "tails" else images
             with _bar(f"{name} {part}") as on_epoch:
                 fitted, curves = module.fit_module(
-                    part, random, network, params, images, on_epoch=on_epoch
+                    part, random, network, params, seen, on_epoch=on_epoch
                 )
             leaves = jax.tree.leaves(getattr(fitted, part))
             curves = curves._asdict() if hasattr(curves, "_asdict") else {part: curves}

@@ -11,6 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 from cmag_jax import CMAG_PLUS, CMAGConfig, cascade, cmag, global_ssim, training
+from cmag_jax.rarity import rarity, tails
 
 KEY = jax.random.key(0)
 SHAPE = (12, 12, 1)
@@ -71,9 +72,9 @@ def test_fitting_module_by_module_is_fitting(fitted):
     params, losses = cmag.init(KEY, victim, images, TINY), []
     for name in cmag.MODULES:
         params, loss = cmag.fit_module(name, KEY, victim, params, images)
-        losses += [loss] if len(loss) else []  # "usual" has none
+        losses += [loss] if len(loss) else []  # "usual" and "tails" have none
     jax.tree.map(np.testing.assert_array_equal, (params, losses), (fitted[0], list(fitted[1])))
-    with pytest.raises(ValueError, match=r"\('fmr', 'lr', 'gr', 'usual'\), got 'mr'"):
+    with pytest.raises(ValueError, match=r"\('fmr', 'lr', 'gr', 'usual', 'tails'\), got 'mr'"):
         cmag.fit_module("mr", KEY, victim, params, images)
 
 
@@ -287,14 +288,14 @@ PLUS = dataclasses.replace(
 
 @pytest.fixture(scope="module", name="fitted_plus")
 def _fitted_plus():
-    return cmag.fit(KEY, victim, clean_images(0, 256), PLUS)
+    return cmag.fit(KEY, victim, clean_images(0, 256), PLUS, held_out=clean_images(1, 256))
 
 
 def test_cmag_plus_has_its_scores_and_finds_a_fooled_victim(fitted_plus):
     params, _ = fitted_plus
     thresholds = cmag.calibrate(cmag.score(victim, params, clean_images(4, 400)), fpr=0.05)
     clean = cmag.score(victim, params, clean_images(5, 400))
-    assert set(clean) == set(CMAG_PLUS.scores)
+    assert set(clean) == {"rarity"}
     assert np.mean(cmag.detect(clean, thresholds)) < 0.12
 
     def fooled(images):
@@ -303,6 +304,23 @@ def test_cmag_plus_has_its_scores_and_finds_a_fooled_victim(fitted_plus):
 
     flags = cmag.detect(cmag.score(fooled, params, clean_images(6, 400)), thresholds)
     assert np.mean(flags) > 0.9
+
+
+def test_the_rarity_of_cmag_plus_is_that_of_its_scores_among_held_out_images(
+    fitted_plus,
+):
+    params, _ = fitted_plus
+    images = clean_images(9, 20)
+    apart = cmag.scores_apart(victim, params, images)
+    assert set(apart) == set(CMAG_PLUS.scores)
+    of_held_out = tails(cmag.scores_apart(victim, params, clean_images(1, 256)))
+    found = cmag.score(victim, params, images)["rarity"]
+    np.testing.assert_allclose(found, rarity(apart, of_held_out), rtol=1e-3, atol=1e-3)
+
+
+def test_who_decides_by_rarity_needs_held_out_images():
+    with pytest.raises(ValueError, match="expected held_out images"):
+        cmag.fit(KEY, victim, clean_images(0, 256), PLUS)
 
 
 def test_gr_of_cmag_plus_answers_a_wrong_class_with_the_negative(fitted_plus):

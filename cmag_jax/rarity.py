@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmag_jax.thresholds import Scores
+
 # Chosen on attacked validation images: 0 is the geometric mean (Fisher's), -inf the smallest.
 ORDER = -0.3
 LEVELS = 33  # at which a score's distribution is known, from all legitimate images to the last
@@ -27,7 +29,7 @@ class Tails(NamedTuple):
     log_shares: jax.Array  # (LEVELS,), falling from 0: of the images that score as high
 
 
-def tails(scores: dict[str, jax.Array]) -> Tails:
+def tails(scores: Scores) -> Tails:
     """Of the scores of legitimate images, each (N,), N at least 2. On images that a victim learnt
     from its doubts are rarer than on others, so that every other one would look rare: images that
     were held out are asked for."""
@@ -42,7 +44,7 @@ def tails(scores: dict[str, jax.Array]) -> Tails:
     return Tails(jnp.asarray(values, jnp.float32), jnp.asarray(np.log(shares), jnp.float32))
 
 
-def rarity(scores: dict[str, jax.Array], of: Tails) -> jax.Array:
+def rarity(scores: Scores, of: Tails) -> jax.Array:
     """Minus the logarithm of the mean, of order -0.3, of the shares of legitimate images that score
     as high as these do, each (B,): (B,), at least 0, higher the rarer. Differentiable wherever
     some score is above the lowest legitimate one."""

@@ -17,6 +17,7 @@ from experiments import (
     cache,
     cmag_figures,
     datasets,
+    decision,
     detector,
     evaluation,
     paper_values,
@@ -82,6 +83,7 @@ def main(config: Config) -> Path:
             scored = _score_attacks(config, fitted[name], attacked, attacks)
         rows += evaluation.rows(config.dataset, fitted[name], clean, scored, limits)
         rows += _rebuilt_rows(config, data, fitted[name])
+        rows += _decision_rows(config, data, fitted[name], attacked)
         outcomes[name] = cmag_figures.Outcome(fitted[name], clean, scored, limits)
     with clock.stage("reconstruction"):
         variants = _variants(config, data, fitted)
@@ -184,6 +186,22 @@ def _rebuilt_rows(config: Config, data: Dataset, system: System) -> Iterator[Row
         yield Row(
             table, config.dataset, system.name, "none", None, metric, round(right, 6), len(labels)
         )
+
+
+def _decision_rows(
+    config: Config, data: Dataset, system: System, attacked: dict[AttackSpec, Attacked]
+) -> Iterator[Row]:
+    """Of the paper's attacks."""
+    if system.slow:
+        return  # it has one score
+    measure = partial(systems.score_all, decision.apart(system), cache_dir=config.cache_dir)
+    of_paper: dict[tuple[str, float | None], np.ndarray] = {
+        (spec.name, spec.strength): made.adversarial
+        for spec, made in attacked.items()
+        if spec.name in paper_values.ATTACKS
+    }
+    validation, test = data.validation.images, data.test.images
+    yield from decision.rows(config.dataset, system, measure, validation, test, of_paper)
 
 
 def _variants(config: Config, data: Dataset, fitted: dict) -> dict[str, System]:

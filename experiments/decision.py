@@ -31,7 +31,7 @@ def rows(
     test: np.ndarray,
     attacked: Mapping[tuple[str, float | None], np.ndarray],
 ) -> Iterator[Row]:
-    """The rates of a system of several scores by either decision, calibrated on the same images.
+    """What a system of several scores flags by either decision, calibrated on the same images.
 
     Args:
       measure: the scores of `apart(system)`.
@@ -57,7 +57,7 @@ def rows(
             limits = cmag.calibrate(decided(held_out), fpr=fpr)
             for (attack, strength), found in scores.items():
                 value = round(float(np.mean(cmag.detect(decided(found), limits))), 6)
-                metric = f"{'fpr' if attack == 'none' else 'tpr'}:{decision}@fpr={fpr:g}"
+                metric = f"flagged:{decision}@fpr={fpr:g}"
                 n = len(seen[attack, strength])
                 yield Row(
                     "extra/decision", dataset, system.name, attack, strength, metric, value, n

@@ -22,11 +22,11 @@ def test_the_same_scores_are_judged_by_either_decision():
     rows = list(decision.rows("mnist", system, measure, clean, test, kinds))
     found = {(row.metric, row.strength): row.value for row in rows}
     for rule in ("any", "rarity"):
-        assert found[f"fpr:{rule}@fpr=0.05", None] == pytest.approx(0.05, abs=0.01)
+        assert found[f"flagged:{rule}@fpr=0.05", None] == pytest.approx(0.05, abs=0.01)
     threshold = np.quantile(clean.max(axis=1), 0.99)
     expected = np.mean((attacked + 2).max(axis=1) > threshold)
-    assert found["tpr:any@fpr=0.01", 0.1] == pytest.approx(expected, abs=0.01)
-    assert found["tpr:rarity@fpr=0.01", 0.1] > expected + 0.05
+    assert found["flagged:any@fpr=0.01", 0.1] == pytest.approx(expected, abs=0.01)
+    assert found["flagged:rarity@fpr=0.01", 0.1] > expected + 0.05
     assert not any(strength == 0.2 for _, strength in found)  # nothing was adversarial
     assert {row.n for row in rows} == {20_000}
 

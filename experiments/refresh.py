@@ -19,7 +19,7 @@ from experiments import cache, progress, report
 # The command's block, and the tables below it, where there are any: each may have its name above.
 TABLES = re.compile(
     r"(```sh\n(python -m experiments\.report .*?)```\n\n?)"
-    r"(?:(?:\*\*[^*\n]+\*\*\n\n)?(?:\|[^\n]*(?:\n|\Z))+\n*)*",
+    r"((?:(?:\*\*[^*\n]+\*\*\n\n)?(?:\|[^\n]*(?:\n|\Z))+\n*)*)",
     re.DOTALL,
 )
 

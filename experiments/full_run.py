@@ -58,6 +58,10 @@ class Config:
     data_dir: Path | None = None
     manual_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.at_once < 1:
+            raise ValueError(f"expected at_once of at least 1, got {self.at_once}")
+
 
 def main(config: Config) -> int:
     """The exit status: 0, LEFT_TO_DO, or that of the first program that failed, which the others

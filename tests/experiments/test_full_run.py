@@ -78,6 +78,11 @@ def test_programs_run_beside_each_other_each_with_a_log(plan, tmp_path):
     assert (tmp_path / "runs" / "pair-1.log").read_text() == "pair-1 was here\n"
 
 
+def test_nothing_at_once_is_refused():
+    with pytest.raises(ValueError, match="at_once of at least 1, got 0"):
+        full_run.Config(at_once=0)
+
+
 def test_what_shares_a_victim_takes_turns_and_what_is_timed_runs_alone():
     a, b, other = (Program(name, name[0], ()) for name in ("a1", "a2", "b"))
     timed = Program("benchmark", ALONE, ())

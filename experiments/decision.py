@@ -1,7 +1,7 @@
 """What the decision is worth: the same scores with a threshold for each, and by their rarity."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -10,8 +10,6 @@ from cmag_jax.rarity import rarity, tails
 from experiments.evaluation import FPRS
 from experiments.results import Row
 from experiments.systems import Scores, System
-
-Measure = Callable[[np.ndarray], Scores]
 
 
 def apart(system: System) -> System:
@@ -26,20 +24,17 @@ def apart(system: System) -> System:
 def rows(
     dataset: str,
     system: System,
-    measure: Measure,
-    validation: np.ndarray,
-    test: np.ndarray,
-    attacked: Mapping[tuple[str, float | None], np.ndarray],
+    held_out: Scores,
+    test: Scores,
+    attacked: Mapping[tuple[str, float | None], Scores],
 ) -> Iterator[Row]:
     """What a system of several scores flags by either decision, calibrated on the same images.
 
     Args:
-      measure: the scores of `apart(system)`.
-      validation: held-out clean images (N, H, W, C).
-      test: clean images.
-      attacked: (attack, strength) -> successful adversarial examples.
+      held_out: the scores of `apart(system)` on clean images that were held out, each (N,).
+      test: on other clean images.
+      attacked: (attack, strength) -> on successful adversarial examples.
     """
-    held_out = measure(validation)
     if len(held_out) == 1:
         return
     of = tails(held_out)
@@ -51,14 +46,14 @@ def rows(
         return {"rarity": np.asarray(rarity(scores, of))}
 
     seen = {("none", None): test, **attacked}
-    scores = {what: measure(images) for what, images in seen.items() if len(images)}
+    scores = {what: found for what, found in seen.items() if len(next(iter(found.values())))}
     for decision, decided in (("any", each), ("rarity", together)):
         for fpr in FPRS[:2]:
             limits = cmag.calibrate(decided(held_out), fpr=fpr)
             for (attack, strength), found in scores.items():
                 value = round(float(np.mean(cmag.detect(decided(found), limits))), 6)
                 metric = f"flagged:{decision}@fpr={fpr:g}"
-                n = len(seen[attack, strength])
+                n = len(next(iter(found.values())))
                 yield Row(
                     "extra/decision", dataset, system.name, attack, strength, metric, value, n
                 )

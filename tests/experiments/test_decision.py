@@ -18,8 +18,8 @@ def measure(images):
 def test_the_same_scores_are_judged_by_either_decision():
     clean, test, attacked = (RNG.normal(size=(20_000, 3)) for _ in range(3))
     system = SimpleNamespace(name="MagNet")
-    kinds = {("FGSM", 0.1): attacked + 2, ("FGSM", 0.2): attacked[:0]}
-    rows = list(decision.rows("mnist", system, measure, clean, test, kinds))
+    kinds = {("FGSM", 0.1): measure(attacked + 2), ("FGSM", 0.2): measure(attacked[:0])}
+    rows = list(decision.rows("mnist", system, measure(clean), measure(test), kinds))
     found = {(row.metric, row.strength): row.value for row in rows}
     for rule in ("any", "rarity"):
         assert found[f"flagged:{rule}@fpr=0.05", None] == pytest.approx(0.05, abs=0.01)
@@ -32,7 +32,7 @@ def test_the_same_scores_are_judged_by_either_decision():
 
 
 def test_of_one_score_there_is_nothing_to_say():
-    images = RNG.normal(size=(100, 1))
+    scores = {"l1": RNG.normal(size=100)}
     system = SimpleNamespace(name="feature squeezing")
-    one = decision.rows("mnist", system, lambda x: {"l1": x[:, 0]}, images, images, {})
+    one = decision.rows("mnist", system, scores, scores, {})
     assert not list(one)

@@ -51,6 +51,7 @@ from cmag_jax.victim import Victim as Victim
 from cmag_jax.victim import as_partial
 
 MODULES = ("fmr", "lr", "gr", "usual", "tails")  # in the order in which they are fitted
+FROM_HELD_OUT = ("tails",)  # those of them that are fitted to held-out images
 LOOK_BATCH = 1000  # training images that are looked at at a time: no result depends on it
 
 
@@ -96,7 +97,7 @@ def fit(
             raise ValueError("expected held_out images for the decision 'rarity', got none")
         check_images(held_out, params.image_shape)
     for name in MODULES:
-        seen = held_out if name == "tails" and held_out is not None else images
+        seen = held_out if name in FROM_HELD_OUT and held_out is not None else images
         params, losses[name] = fit_module(name, key, victim, params, seen, on_epoch=on_epoch)
     return params, FitInfo(losses["fmr"], losses["lr"], losses["gr"])
 
@@ -111,8 +112,8 @@ def fit_module(
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[CMAGParams, np.ndarray]:
     """One module's part of `fit`, for a program that keeps each as it is finished: `fit` is
-    `init` and then this for each of MODULES, in that order, with the same key; for "tails" with the
-    held-out images.
+    `init` and then this for each of MODULES, in that order, with the same key; for those
+    FROM_HELD_OUT with the held-out images.
 
     Returns:
       The params with that module fitted, and its mean loss of each epoch. "usual", what the

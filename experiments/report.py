@@ -45,8 +45,16 @@ def main(
     rows = list(_together(runs, results.read_all(runs), told_apart=not seeds))
     if intervals:
         rows = _with_intervals(rows)
-    for column, chosen in {"system": systems, "metric": metrics, "attack": attacks}.items():
+    wanted = {"table": only, "system": systems, "metric": metrics, "attack": attacks}
+    for column, chosen in wanted.items():
+        there = sorted({row[column] for row in rows})
+        for name in chosen:
+            if name not in there:
+                sys.exit(f"error: no run has the {column} {name!r}; there are {', '.join(there)}")
+    for column, chosen in wanted.items():
         rows = [row for row in rows if not chosen or row[column] in chosen]
+    if not rows:
+        sys.exit("error: no row of these runs is all that was asked for")
     if markdown:
         for table in tables(rows, only):
             print(_markdown(*table))
@@ -82,6 +90,8 @@ def tables(
     found = []
     for name in only or sorted({row["table"] for row in rows}):
         of_table = [row for row in rows if row["table"] == name]
+        if not of_table:  # asked for, and nothing of it left
+            continue
         found.append((name, *LAYOUTS.get(name, _by_metric)(of_table)))
     return found
 

@@ -98,10 +98,9 @@ def fit(
     cache_dir: Path,
     given: dict[str, Any] | None = None,
 ) -> System:
-    """The system fitted to the training images (CMAG+'s "tails" to the held-out ones, on which it
-    will be calibrated); each of its modules is kept in the cache once it
-    is trained, so that an interrupted fit goes on with the next one. Modules that are `given`
-    are taken as they are."""
+    """The system fitted to the training images (where a module wants held-out ones, to those that
+    it will be calibrated on). Each module is kept in the cache once it is trained, so that an
+    interrupted fit goes on with the next one; those that are `given` are taken as they are."""
     module = MODULES[name]
     key = cache.key(system=name, config=config, victim=victim.key, seed=seed, version=VERSION)
     random = jax.random.fold_in(jax.random.key(seed), 1)  # the victim's is the key itself
@@ -116,7 +115,8 @@ def fit(
         leaves, structure = jax.tree.flatten(getattr(params, part))
 
         def compute(part=part, params=params):
-            seen = jnp.asarray(data.validation.images) if part == "tails" else images
+            held_out = part in getattr(module, "FROM_HELD_OUT", ())
+            seen = jnp.asarray(data.validation.images) if held_out else images
             with _bar(f"{name} {part}") as on_epoch:
                 fitted, curves = module.fit_module(
                     part, random, network, params, seen, on_epoch=on_epoch

@@ -39,6 +39,28 @@ def test_only_the_attacks_that_are_named_are_rendered(capsys, tmp_path):
     assert [line.split(" | ")[1] for line in found[2:]] == ["clean", "FGSM"]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"only": ("cmag/4",)}, "no run has the table 'cmag/4'; there are cmag/3, extra/auroc"),
+        ({"systems": ("MagNet",)}, "no run has the system 'MagNet'; there are CMAG"),
+        ({"metrics": ("auroc", "tpr")}, "no run has the metric 'tpr'; there are auroc"),
+        ({"attacks": ("CW-l2",)}, "no run has the attack 'CW-l2'; there are FGSM, none"),
+        ({"only": ("cmag/3",), "attacks": ("FGSM",)}, "no row of these runs is all that was asked"),
+    ],
+)
+def test_what_no_run_has_is_refused(capsys, tmp_path, options, expected):
+    rows = [ROW, ROW | {"table": "cmag/3", "attack": "none"}]
+    with pytest.raises(SystemExit, match=expected):
+        printed(capsys, tmp_path, rows, **options)
+
+
+def test_a_table_of_which_nothing_is_left_is_not_printed(capsys, tmp_path):
+    rows = [ROW, ROW | {"table": "cmag/3", "system": "MagNet"}]
+    found = printed(capsys, tmp_path, rows, only=("cmag/3", "extra/auroc"), systems=("CMAG",))
+    assert found[2:] == ["| mnist | FGSM 0.1 | auroc | 0.500 | 9 |"]
+
+
 def test_an_interval_that_stands_in_rows_beside_a_figure_is_put_behind_it(capsys, tmp_path):
     ends = {"auroc:95%-low": 0.4, "auroc:95%-high": 0.7}
     rows = [ROW, *(ROW | {"metric": name, "value": value} for name, value in ends.items())]

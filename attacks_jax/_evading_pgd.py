@@ -22,6 +22,7 @@ from attacks_jax._attack import (
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import (
     PIXELS,
+    TINY,
     example_keys,
     expand,
     freeze,
@@ -44,6 +45,7 @@ class EvadingPGDState(NamedTuple):
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
     images: Images  # (B, H, W, C): where the iteration stands
+    momentum: jax.Array  # (B, H, W, C): the decaying sum of directions, each of l1 norm 1
     best: Images  # (B, H, W, C): of those that fooled the classifier the least flagged,
     lowest: jax.Array  # (B,) and what the detector said of it; infinite where none did
     done: jax.Array  # (B,) bool
@@ -57,6 +59,8 @@ class EvadingPGD(OneStage):
     detector: Detector
     eps: float | jax.Array
     step_size: float | jax.Array
+    final_step: float | jax.Array
+    decay: float | jax.Array
     num_steps: int = field(metadata={"static": True})
     mode: Literal["selective", "orthogonal"] = field(metadata={"static": True})
     norm: Literal["linf", "l2"] = field(metadata={"static": True})
@@ -74,6 +78,7 @@ class EvadingPGD(OneStage):
             clean=images,
             labels=labels,
             images=images,
+            momentum=jnp.zeros_like(images),
             best=images,
             lowest=jnp.full(batch, jnp.inf, jnp.float32),
             done=jnp.zeros(batch, bool),
@@ -107,16 +112,25 @@ class EvadingPGD(OneStage):
         to_fool, to_hide = -classifier if self.targeted else classifier, -detector
         if self.mode == "orthogonal":
             to_fool, to_hide = across(to_fool, detector), across(to_hide, classifier)
-        direction = steepest(select(fooled, to_hide, to_fool), self.norm)
-        moved = state.images + self.step_size * direction
+        aim = select(fooled, to_hide, to_fool)
+        length = expand(norm(aim, "l1"), aim)
+        momentum = self.decay * state.momentum + aim / jnp.maximum(length, TINY)
+        step_size = expand(self._step_size(state.queries - 1), aim)
+        moved = state.images + step_size * steepest(momentum, self.norm)
         images = project(moved, state.clean, self.eps, self.norm, self.bounds)
         moved_state = looked._replace(
             images=select(done, state.images, images),
+            momentum=momentum,
             done=done,
             queries=state.queries + 1,
             oracle_state=oracle_state,
         )
         return freeze(state, moved_state)
+
+    def _step_size(self, steps: jax.Array) -> jax.Array:
+        """After so many steps (B,): it falls along half a cosine."""
+        left = (1 + jnp.cos(jnp.pi * steps / self.num_steps)) / 2
+        return self.step_size * (self.final_step + (1 - self.final_step) * left)
 
     def result(self, oracle: Oracle, state: EvadingPGDState) -> Result:
         """The least flagged of the images that fooled the classifier, or else the last one."""
@@ -155,6 +169,8 @@ def evading_pgd(
     eps: float | jax.Array = 8 / 255,
     step_size: float | jax.Array = 1 / 255,
     num_steps: int = 100,
+    final_step: float | jax.Array = 1.0,
+    decay: float | jax.Array = 0.0,
     mode: Literal["selective", "orthogonal"] = "orthogonal",
     norm: Literal["linf", "l2"] = "linf",
     random_start: bool = False,
@@ -187,6 +203,11 @@ def evading_pgd(
       eps: the ball's radius, in units of the pixels; default: the authors' code. Traced.
       step_size: the length of a step in the norm. Traced.
       num_steps: the most steps.
+      final_step: the share of `step_size` that the last step has: steps fall along half a cosine.
+        Constant by default, as the authors'; with a constant one an image goes to and fro beside
+        the threshold. Traced.
+      decay: of momentum, what is kept of the directions before (each of l1 norm 1, as by MI-FGSM);
+        none by default, as the authors'. Traced.
       mode: "selective" or "orthogonal".
       norm: "linf" or "l2".
       random_start: begin at a point drawn uniformly from the ball; the authors do not.
@@ -200,11 +221,11 @@ def evading_pgd(
       ValueError: options out of their range; when run: a detector whose answer is not (B,) float.
     """
     check_positive(eps=eps, or_zero=True)
-    check_positive(step_size=step_size)
+    check_positive(step_size=step_size, final_step=final_step)
+    check_positive(decay=decay, or_zero=True)
     check_counts(num_steps=num_steps)
     check_choice(mode=(mode, ("selective", "orthogonal")), norm=(norm, ("linf", "l2")))
     return EvadingPGD(
-        as_partial(detector), eps, step_size, num_steps, mode, norm, random_start, early_stop,
-        as_partial(loss), targeted,
-        check_bounds(bounds),
+        as_partial(detector), eps, step_size, final_step, decay, num_steps, mode, norm,
+        random_start, early_stop, as_partial(loss), targeted, check_bounds(bounds),
     )  # fmt: skip

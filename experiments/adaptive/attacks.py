@@ -12,18 +12,23 @@ from experiments.adaptive.config import Config
 from experiments.adaptive.detectors import Detector
 from experiments.datasets import Split
 from experiments.systems import slug
-from experiments.victims import Victim
+from experiments.victims import Victim, predict
 
 # Raise it when a change of attacks_jax or of this package makes images made before it others.
 VERSION = 1
-AttackName = Literal["PGD", "selective PGD", "orthogonal PGD", "CW-l2"]
-IN_A_BALL: tuple[AttackName, ...] = ("PGD", "selective PGD", "orthogonal PGD")
+AttackName = Literal["PGD", "APGD", "selective PGD", "orthogonal PGD", "CW-l2"]
+IN_A_BALL: tuple[AttackName, ...] = ("APGD", "selective PGD", "orthogonal PGD")  # of who knows
 MODES: dict[AttackName, Literal["selective", "orthogonal"]] = {
     "selective PGD": "selective",
     "orthogonal PGD": "orthogonal",
 }
-KEPT = ("images", "success", "distance", "queries")  # of an attacks_jax.Result
+KEPT = ("images", "success", "distance")  # of an attacks_jax.Result
 CW_ROUNDS = 5  # of the search over c
+ROUNDS = 2  # of APGD, from a random start each; of the others one towards each likeliest class
+# Of selective and orthogonal PGD: the first step as a share of eps, the last as a share of the
+# first, and momentum. Chosen on validation images of MNIST, where steps of one length come to a
+# standstill just above CMAG+'s threshold, and one class is often not the easiest to hide.
+STEP, LAST_STEP, MOMENTUM = 0.2, 0.01, 0.75
 SMALLEST_BATCH = 8  # below which nothing is saved: `attacks_jax` halves its batches down to this
 
 
@@ -34,13 +39,6 @@ class Made:
     images: np.ndarray  # (N, H, W, C)
     success: np.ndarray  # (N,) bool: whether the attacker was content
     distance: np.ndarray  # (N,) in the attack's norm
-    queries: np.ndarray  # (N,)
-
-    def within(self, steps: int) -> np.ndarray:
-        """(N,) bool: with which the attacker was content after at most so many steps, fewer than
-        he had by two at least, or all. Attacks that stop early tell: they ask about the clean
-        image, about the image after each step, and twice about the one that they return."""
-        return self.success & (self.queries <= steps + 4)
 
 
 def run(
@@ -73,13 +71,11 @@ def run(
     key = cache.key(
         attack=name, eps=eps, steps=steps, step_size=config.step_size, seed=config.seed,
         victim=victim.key, detector=against, images=cache.digest(chosen.images, chosen.labels),
-        version=VERSION,
+        version=VERSION, **({"way": [ROUNDS, STEP, LAST_STEP, MOMENTUM]} if name in MODES else {}),
     )  # fmt: skip
     folder = config.cache_dir / f"adaptive-{slug(name)}-{eps:g}-{key}"
-    attack, oracle, guards = _make(
-        name, victim, detector and detector.wanted(fpr),
-        eps=eps, step_size=config.step_size * eps, num_steps=steps,
-    )  # fmt: skip
+    wanted = detector and detector.wanted(fpr)
+    attack = _make(name, wanted, eps=eps, step_size=config.step_size * eps, num_steps=steps)
     size, parts = _batch(min(config.batch, len(split)), len(chosen)), []
     for start in range(0, len(chosen), size):
 
@@ -87,15 +83,20 @@ def run(
             # The last batch is filled up with repeats: one shape, one compilation.
             rows = np.resize(np.arange(len(chosen))[start : start + size], size)
             images, labels = chosen.images[rows], chosen.labels[rows]
-            state = attacks_jax.guarded_state(labels) if guards else ()
             random = jax.random.key(config.seed)
+            if name in MODES:
+                return _towards_each(attack, victim, random, images, labels)
+            oracle, state = attacks_jax.stateless(victim.logits), ()
+            if wanted is not None:
+                oracle = attacks_jax.guarded(oracle, wanted)
+                state = attacks_jax.guarded_state(labels)
             result = attacks_jax.run(attack, oracle, random, images, labels, oracle_state=state)
             return {name: np.asarray(getattr(result, name)) for name in KEPT}
 
         stored = cache.arrays(folder / f"{size}-{start:06d}.npz", compute)
-        parts.append({name: values[: len(chosen) - start] for name, values in stored.items()})
+        parts.append({name: stored[name][: len(chosen) - start] for name in KEPT})
     n = len(split)
-    made = Made(split.images.copy(), np.zeros(n, bool), np.zeros(n), np.zeros(n, int))
+    made = Made(split.images.copy(), np.zeros(n, bool), np.zeros(n))
     if parts:
         for field, values in vars(made).items():
             values[rows] = np.concatenate([part[field] for part in parts])
@@ -109,21 +110,51 @@ def _batch(size: int, count: int) -> int:
     return size
 
 
-def _make(
-    name: AttackName, victim: Victim, flagged: Any, **ball: Any
-) -> tuple[attacks_jax.Attack, attacks_jax.Oracle, bool]:
-    """(attack, what it asks, whether that is a guarded oracle)"""
-    oracle = attacks_jax.stateless(victim.logits)
-    if name in MODES:  # which ask the detector by themselves
-        return attacks_jax.evading_pgd(detector=flagged, mode=MODES[name], **ball), oracle, False
-    knows = flagged is not None
-    oracle = attacks_jax.guarded(oracle, flagged) if knows else oracle
-    if name == "PGD":
-        # The margin's gradient does not fade where the detector is sure, as cross-entropy's does.
-        attack = attacks_jax.pgd(loss=attacks_jax.margin, early_stop=knows, **ball)
-    else:
-        attack = attacks_jax.carlini_wagner_l2(
-            num_steps=max(ball["num_steps"] // CW_ROUNDS, 1), binary_search_steps=CW_ROUNDS,
-            step_size=0.05, initial_const=1.0,
+def _make(name: AttackName, wanted: Any, *, num_steps: int, **ball: Any) -> attacks_jax.Attack:
+    """Args: wanted: what the attacker asks of the detector, if he knows of one."""
+    steps = max(num_steps // ROUNDS, 1)
+    if name in MODES:
+        return attacks_jax.evading_pgd(
+            detector=wanted, mode=MODES[name], eps=ball["eps"], step_size=STEP * ball["eps"],
+            final_step=LAST_STEP, decay=MOMENTUM, num_steps=steps, random_start=True, targeted=True,
         )  # fmt: skip
-    return attack, oracle, knows
+    # The margin's gradient does not fade where the detector is sure, as cross-entropy's does.
+    if name == "APGD":
+        return attacks_jax.apgd(
+            loss=attacks_jax.margin, eps=ball["eps"], num_steps=steps, restarts=ROUNDS
+        )
+    if name == "PGD":
+        return attacks_jax.pgd(loss=attacks_jax.margin, num_steps=num_steps, **ball)
+    return attacks_jax.carlini_wagner_l2(
+        num_steps=max(num_steps // CW_ROUNDS, 1), binary_search_steps=CW_ROUNDS,
+        step_size=0.05, initial_const=1.0,
+    )  # fmt: skip
+
+
+def _towards_each(
+    attack: Any, victim: Victim, key: jax.Array, images: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Selective or orthogonal PGD towards one of the likeliest wrong classes after the other, until
+    the attacker is content: the first image that he is content with, or the least flagged of
+    those that fool the victim."""
+    oracle = attacks_jax.stateless(victim.logits)
+    logits = np.array(victim.logits(images))
+    logits[np.arange(len(labels)), labels] = -np.inf
+    likeliest = np.argsort(-logits, axis=1)
+    found, content = images, np.zeros(len(images), bool)
+    least = np.full(len(images), np.inf)
+    for rank in range(min(ROUNDS, logits.shape[1] - 1)):
+        # Whoever is content stands still: he is where he aims at.
+        aims = np.where(content, predict(victim, found), likeliest[:, rank])
+        starts = np.where(content[:, None, None, None], found, images)
+        result = attacks_jax.run(attack, oracle, jax.random.fold_in(key, rank), starts, aims)
+        made = np.asarray(result.images)
+        flagged = np.where(
+            predict(victim, made) != labels, np.asarray(attack.detector(made)), np.inf
+        )
+        better = ~content & (flagged < least)
+        found = np.where(better[:, None, None, None], made, found)
+        least = np.where(better, flagged, least)
+        content |= np.asarray(result.success)
+    change = np.abs(found - images).max(axis=(1, 2, 3))
+    return {"images": found, "success": content, "distance": change}

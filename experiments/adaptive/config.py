@@ -22,7 +22,7 @@ class Config:
     slow_images: int = 10  # of Defense-GAN, whose every score is a search
     batch: int = 50  # images attacked at a time; no result depends on it
     steps: int = 1000  # of PGD; of CW all rounds together
-    step_size: float = 0.05  # of PGD, as a share of eps
+    step_size: float = 0.05  # of PGD that knows the victim only, as a share of eps
     eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # the strengths of the tables, l-infinity
     # The distortion curve's, which ends with the first that always succeeds.
     wide_eps: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)

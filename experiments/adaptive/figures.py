@@ -64,7 +64,7 @@ def _steps(path: Path, rows: list[Row]) -> None:
             lines.setdefault((row.system, attack), []).append((int(steps), row.value))
     systems = list(dict.fromkeys(system for system, _ in lines))
     for (system, attack), points in lines.items():
-        style = "-" if attack.startswith("orthogonal") else ":"
+        style = "-" if attack.startswith("selective") else ":"
         colour = f"C{systems.index(system)}"
         panel.plot(*zip(*points, strict=True), style, color=colour, label=f"{system}, {attack}",
                    marker=".")  # fmt: skip
@@ -79,7 +79,7 @@ def _distortion(path: Path, rows: list[Row]) -> None:
     datasets = list(dict.fromkeys(row.dataset for row in of_table))
     figure = Figure(figsize=(9, 3 * len(datasets) + 0.6), layout="constrained")
     panels = figure.subplots(len(datasets), 2, sharex="col", sharey=True, squeeze=False)
-    titles = {"linf": "l-infinity (PGD)", "l2": "l2 (CW)"}
+    titles = {"linf": "l-infinity", "l2": "l2 (the nearest)"}
     for panel, title in zip(panels[-1], titles.values(), strict=True):
         panel.set(xlabel=title)
     for line, dataset in zip(panels, datasets, strict=True):

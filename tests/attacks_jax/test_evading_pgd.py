@@ -105,6 +105,35 @@ def test_parallel_gradients_leave_no_orthogonal_step_and_rounding_makes_none(nor
         assert np.abs(steps[0]).max() > 0.1
 
 
+def test_steps_fall_along_half_a_cosine_to_the_share_that_is_left():
+    """A detector of no slope, a classifier of a constant one: how far the image went is the sum."""
+    attack = attacks_jax.evading_pgd(
+        detector=plane(np.zeros(4)), eps=1.0, step_size=0.01, final_step=0.2, num_steps=4,
+        mode="selective",
+    )  # fmt: skip
+    result = attacks_jax.run(attack, LINEAR, KEY, IMAGE, np.array([0]))
+    shares = 0.2 + 0.8 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+    moved = np.abs(result.images - IMAGE).ravel()
+    assert np.argmax(toys.linear(result.images)) == 0  # or the last steps would be to hide
+    np.testing.assert_allclose(moved, 0.01 * shares.sum(), atol=1e-6)
+
+
+def test_momentum_keeps_a_share_of_the_directions_before():
+    """By hand: two steps in l2, to fool, then, fooled, to hide."""
+    slope = np.array([1.0, 1.0, 0.0, 2.0])
+    attack = attacks_jax.evading_pgd(
+        detector=plane(slope), eps=1.0, step_size=0.2, decay=0.5, num_steps=2, norm="l2",
+        mode="selective", loss=attacks_jax.margin,
+    )  # fmt: skip
+    result = attacks_jax.run(attack, LINEAR, KEY, IMAGE, np.array([0]))
+    first = -LEAD / np.abs(LEAD).sum()
+    second = 0.5 * first - slope / np.abs(slope).sum()
+    images = IMAGE.ravel() + 0.2 * unit(first)
+    assert np.argmax(toys.linear(images.reshape(IMAGE.shape))) == 1
+    images = images + 0.2 * unit(second)
+    np.testing.assert_allclose(result.images.ravel(), images, atol=1e-6)
+
+
 def test_success_is_fooled_and_unseen():
     attack = attacks_jax.evading_pgd(detector=flagged, eps=0.1, step_size=0.01, num_steps=30)
     result = attacks_jax.run(attack, ORACLE, KEY, IMAGES, LABELS)
@@ -210,7 +239,13 @@ def test_a_sweep_of_strengths_and_of_detectors_compiles_once():
 
 
 def test_options_that_make_no_sense_are_refused():
-    for options in ({"eps": -1.0}, {"step_size": 0.0}, {"num_steps": 0}):
+    for options in (
+        {"eps": -1.0},
+        {"step_size": 0.0},
+        {"num_steps": 0},
+        {"final_step": 0.0},
+        {"decay": -1},
+    ):
         (name,) = options
         with pytest.raises(ValueError, match=f"expected {name} to be"):
             attacks_jax.evading_pgd(detector=flagged, **options)

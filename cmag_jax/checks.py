@@ -4,18 +4,22 @@ import jax
 import numpy as np
 
 
-def check_images(images, image_shape: tuple[int, ...] | None = None) -> None:
-    """Raises ValueError unless images are (B, H, W, C) float32 in [0, 1].
+def check_images(
+    images, image_shape: tuple[int, ...] | None = None, *, at_least: int = 0, what: str = "images"
+) -> None:
+    """Raises ValueError unless images are (B, H, W, C) float32 in [0, 1], and at least so many.
 
     Traced images can be checked for shape and type only.
     """
-    expected = f"expected images (B, {', '.join(map(str, image_shape or 'HWC'))}) in [0, 1]"
+    expected = f"expected {what} (B, {', '.join(map(str, image_shape or 'HWC'))}) in [0, 1]"
     right_shape = np.ndim(images) == 4 and (
-        image_shape is None or tuple(images.shape[1:]) == tuple(image_shape)
+        image_shape is None or np.shape(images)[1:] == tuple(image_shape)
     )
     dtype, values = getattr(images, "dtype", None), _value_range(images)
     in_range = values is None or 0 <= values[0] <= values[1] <= 1  # NaN is in no interval
     if right_shape and dtype == np.float32 and in_range:
+        if at_least and len(images) < at_least:
+            raise ValueError(f"expected at least {at_least} {what}, got {len(images)}")
         return
     came = f"{dtype or type(images).__name__} {tuple(np.shape(images))}"
     if values:

@@ -52,6 +52,7 @@ from cmag_jax.victim import as_partial
 
 MODULES = ("fmr", "lr", "gr", "usual", "tails")  # in the order in which they are fitted
 FROM_HELD_OUT = ("tails",)  # those of them that are fitted to held-out images
+LEAST_HELD_OUT = 20  # below which nothing is rarer than one in twenty; some thousand are better
 LOOK_BATCH = 1000  # training images that are looked at at a time: no result depends on it
 
 
@@ -86,16 +87,16 @@ def fit(
 
     Raises:
       ValueError: images of the wrong shape, type or range; feature maps that do not enlarge
-        evenly to the images' size; a score of another name; nothing held out for a configuration
-        that decides by rarity.
+        evenly to the images' size; no images; less than LEAST_HELD_OUT held out for a
+        configuration that decides by rarity.
     """
-    check_images(images)
+    check_images(images, at_least=1)
     images = jnp.asarray(images)  # moved to the device once, not once a module
     params, losses = init(key, victim, images, config or CMAGConfig()), {}
     if params.tails is not None:
         if held_out is None:
             raise ValueError("expected held_out images for the decision 'rarity', got none")
-        check_images(held_out, params.image_shape)
+        check_images(held_out, params.image_shape, at_least=LEAST_HELD_OUT, what="held-out images")
     for name in MODULES:
         seen = held_out if name in FROM_HELD_OUT and held_out is not None else images
         params, losses[name] = fit_module(name, key, victim, params, seen, on_epoch=on_epoch)
@@ -125,7 +126,8 @@ def fit_module(
     """
     if name not in MODULES:
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
-    check_images(images, params.image_shape)
+    least = LEAST_HELD_OUT if name in FROM_HELD_OUT and params.tails is not None else 1
+    check_images(images, params.image_shape, at_least=least)
     victim, images = as_partial(victim), jnp.asarray(images)
     if name in ("usual", "tails"):
         solve = _fit_usual if name == "usual" else _fit_tails

@@ -120,7 +120,7 @@ def fit(
     Raises:
       ValueError: images of the wrong shape, type or range.
     """
-    check_images(images)
+    check_images(images, at_least=1)
     params = init(key, victim, images, config or DefenseGANConfig())
     return fit_module("gan", key, victim, params, images, on_epoch=on_epoch)
 

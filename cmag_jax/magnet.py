@@ -40,6 +40,7 @@ class MagNetConfig:
 
     Defaults are the paper's for MNIST (table 3 and the authors' train_defense.py), but for the
     divergence detectors, which it has for CIFAR-10 only: `temperatures=()` leaves them out.
+    `MAGNET_COLOUR` is for images in colour, as those have it who rebuilt its CIFAR-10.
     """
 
     width: int = 3  # channels of the hidden layers, table 3
@@ -61,6 +62,8 @@ class MagNetConfig:
         if len(names) < len(self.temperatures):
             raise ValueError(f"expected different temperatures above 0, got {self.temperatures}")
 
+
+MAGNET_COLOUR = MagNetConfig(noise=0.025, epochs=400)  # the authors' code has MNIST only
 
 MODULES = ("I", "II")  # the autoencoders, in the order in which they are trained
 
@@ -98,14 +101,14 @@ def fit(
 
     Args:
       victim: not used; here so that all detectors are fitted alike.
-      images: (N, H, W, C) float32 in [0, 1], H and W even.
+      images: (N, H, W, C) float32 in [0, 1]; H and W even where C is 1.
       on_epoch: called with the autoencoder's name ("I", "II"), the epochs made and to make, and
         the mean loss.
 
     Raises:
       ValueError: images of the wrong shape, type or range.
     """
-    check_images(images)
+    check_images(images, at_least=1)
     images = jnp.asarray(images)  # moved to the device once, not once an autoencoder
     params, losses = init(key, victim, images, config or MagNetConfig()), {}
     for name in MODULES:
@@ -137,7 +140,7 @@ def fit_module(
     if name not in MODULES:
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
     check_images(images, params.image_shape)
-    config, autoencoder = params.config, _autoencoder(name, params.config)
+    config, autoencoder = params.config, _autoencoder(name, params)
 
     def loss(weights, _context, x, key):
         noisy = jnp.clip(x + config.noise * jax.random.normal(key, x.shape), 0, 1)
@@ -164,14 +167,15 @@ def init(key: jax.Array, victim: Victim, images: Images, config: MagNetConfig) -
     `jax.eval_shape`: the shapes of a fitted MagNet, which restoring a checkpoint asks for.
 
     Raises:
-      ValueError: H or W odd.
+      ValueError: H or W odd, of grey images.
     """
     _, height, width, channels = images.shape
-    if height % 2 or width % 2:  # autoencoder I halves and doubles them
-        raise ValueError(f"expected images with even H and W, got {height}x{width}")
+    if channels == 1 and (height % 2 or width % 2):  # autoencoder I halves and doubles them
+        raise ValueError(f"expected grey images with even H and W, got {height}x{width}")
+    empty = MagNetParams(None, None, config, (height, width, channels))
     keys, image = jax.random.split(jax.random.fold_in(key, 0)), jnp.zeros((1, *images.shape[1:]))
-    one, two = (_autoencoder(n, config).init(k, image) for n, k in zip(MODULES, keys, strict=True))
-    return MagNetParams(one, two, config, (height, width, channels))
+    one, two = (_autoencoder(n, empty).init(k, image) for n, k in zip(MODULES, keys, strict=True))
+    return dataclasses.replace(empty, I=one, II=two)
 
 
 def autoencode(params: MagNetParams, images: Images) -> Reconstructions:
@@ -238,7 +242,8 @@ def calibrate(
 class _Autoencoder(nn.Module):
     """(B, H, W, C) -> (images (B, H, W, C) in [0, 1], sum of all squared activations).
 
-    Table 3: 3x3 convolutions with sigmoids; I has 2x2 average pooling and its inverse within.
+    Table 3: 3x3 convolutions with sigmoids; I has 2x2 average pooling and its inverse within, but
+    of images in colour, of which halving would leave too little.
     """
 
     width: int
@@ -272,14 +277,15 @@ def _halve(x: jax.Array) -> jax.Array:
     return x.reshape(*batch, height // 2, 2, width // 2, 2).mean(axis=(-3, -1))
 
 
-def _autoencoder(name: str, config: MagNetConfig) -> _Autoencoder:
-    return _Autoencoder(config.width, pools=name == "I")
+def _autoencoder(name: str, params: MagNetParams) -> _Autoencoder:
+    grey = params.image_shape[-1] == 1
+    return _Autoencoder(params.config.width, pools=name == "I" and grey)
 
 
 @jax.jit
 def _autoencode(params, images) -> Reconstructions:
-    i, _ = _autoencoder("I", params.config).apply(params.I, images)
-    ii, _ = _autoencoder("II", params.config).apply(params.II, images)
+    i, _ = _autoencoder("I", params).apply(params.I, images)
+    ii, _ = _autoencoder("II", params).apply(params.II, images)
     return Reconstructions(i, ii)
 
 

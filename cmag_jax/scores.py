@@ -4,6 +4,7 @@ All are higher the more adversarial an image looks, and differentiable, so that 
 knows them gets their gradients.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -134,7 +135,7 @@ def context(seen: Evidence) -> jax.Array:
     """(B, F): what a score may depend on without an attack: the class, the victim's lead, how
     busy, bright and contrasted the image is. Of FMR's image, which an attack changes least."""
     x = seen.fmr
-    flat = x.reshape(x.shape[0], -1)
+    flat = _flat(x)
     rows, columns = jnp.diff(x, axis=1), jnp.diff(x, axis=2)
     busy = _mean(jnp.abs(rows)) + _mean(jnp.abs(columns))
     edges = _mean(jnp.abs(jnp.diff(rows, axis=1))) + _mean(jnp.abs(jnp.diff(columns, axis=2)))
@@ -151,9 +152,14 @@ def context(seen: Evidence) -> jax.Array:
 def _mean(x: jax.Array) -> jax.Array:
     """Of each image (B,). As a product with a vector: XLA on a CPU would make one scalar loop of
     a reduction and the sigmoid before it, fifty times slower."""
-    flat = x.reshape(x.shape[0], -1)
+    flat = _flat(x)
     weights = jnp.full(flat.shape[1], 1 / flat.shape[1])
     return jnp.dot(flat, weights, precision="highest")
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """(B, all of an image), also of no images, of which -1 would be anything."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 # The scores for which the victim is asked again.

@@ -13,6 +13,7 @@ import numpy as np
 
 Scores = Mapping[str, jax.Array | np.ndarray]  # name -> (N,)
 Thresholds = dict[str, float]
+TINY = 1e-12  # the least spread: a score may be the same for most clean images
 
 
 def calibrate(
@@ -54,27 +55,44 @@ def calibrate(
 
 
 def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
-    """Flags (B,) bool: whether *any* score exceeds its threshold (CMAG, section 3.4).
+    """Flags (B,) bool: whether *any* score exceeds its threshold (CMAG, section 3.4), or is NaN: an
+    image that makes the victim answer with no number is none to let through.
 
     Raises:
-      ValueError: scores and thresholds of different names.
+      ValueError: scores and thresholds of different names, or none; scores of unequal shape.
     """
-    if scores.keys() != thresholds.keys():
+    if not thresholds or scores.keys() != thresholds.keys():
         raise ValueError(
             f"expected the scores {sorted(thresholds)} of the thresholds, got {sorted(scores)}"
         )
-    flags = [jnp.asarray(scores[name]) > thresholds[name] for name in thresholds]
+    shapes = {name: jnp.shape(scores[name]) for name in thresholds}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"expected scores of one shape (B,), got {shapes}")
+    flags = [~(jnp.asarray(scores[name]) <= thresholds[name]) for name in thresholds]
     return jnp.any(jnp.stack(flags), axis=0)
 
 
 def combine(scores: Scores, clean_scores: Scores) -> np.ndarray:
-    """One number (B,) in [0, 1] for several scores: the largest share, over the scores, of clean
-    images that lie below. Its ROC is the one that `calibrate(fpr=...)` and `detect` run through;
-    what exceeds every clean image in some score ties at 1."""
+    """One number (B,) in [0, 2) for several scores: the largest share, over the scores, of clean
+    images that lie below. Its ROC is the one that `calibrate(fpr=...)` and `detect` run through.
+    What exceeds every clean image in some score is at least 1, the more the further it is beyond
+    them, in spreads: from the median to the highest clean score.
+
+    Raises:
+      ValueError: as `calibrate`; scores of other names.
+    """
     reference = {name: np.asarray(values) for name, values in clean_scores.items()}
     _check(reference)
-    arrays = {name: np.asarray(scores[name]) for name in reference}
-    return _worst_rank(arrays, reference) / len(next(iter(reference.values())))
+    if scores.keys() != reference.keys():
+        raise ValueError(f"expected the scores {sorted(reference)}, got {sorted(scores)}")
+    arrays = {name: np.asarray(values) for name, values in scores.items()}
+    share = _worst_rank(arrays, reference) / len(next(iter(reference.values())))
+    beyond = [
+        (arrays[name] - values.max()) / max(values.max() - np.median(values), TINY)
+        for name, values in reference.items()
+    ]
+    excess = np.maximum(np.nan_to_num(np.max(beyond, axis=0), nan=np.inf), 0.0)
+    return share + 1 - 1 / (1 + excess)
 
 
 def _worst_rank(scores: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray:

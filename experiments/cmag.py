@@ -212,6 +212,7 @@ def _decision_rows(
         }
     of_paper = {what: scores for what, scores in found.items() if what[0] in paper_values.ATTACKS}
     yield from decision.rows(config.dataset, system, held_out, test, of_paper)
+    yield from decision.each_score(config.dataset, system, held_out, test, of_paper)
 
 
 def _variants(config: Config, data: Dataset, fitted: dict) -> dict[str, System]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from cmag_jax import CMAG_PLUS, CMAGConfig
 from cmag_jax.defense_gan import DefenseGANConfig
 from cmag_jax.feature_squeezing import FeatureSqueezingConfig
-from cmag_jax.magnet import MagNetConfig
+from cmag_jax.magnet import MAGNET_COLOUR, MagNetConfig
 from experiments import paper_values, program, victims
 from experiments.attacking import AttackSpec
 from experiments.systems import NAMES, Choice, System, SystemName, chosen, slug
@@ -144,7 +144,13 @@ def quick_cmag_plus(dataset: str) -> CMAGConfig:
 
 def quick_magnet(dataset: str) -> MagNetConfig:
     """MagNet likewise: four times the paper's steps an epoch, at twice its rate."""
-    return MagNetConfig(batch_size=64, learning_rate=2e-3, epochs=MAGNET_EPOCHS[dataset])
+    return dataclasses.replace(
+        paper_magnet(dataset), batch_size=64, learning_rate=2e-3, epochs=MAGNET_EPOCHS[dataset]
+    )
+
+
+def paper_magnet(dataset: str) -> MagNetConfig:
+    return MAGNET_COLOUR if dataset == "gtsrb" else MagNetConfig()
 
 
 def preset(name: Preset, dataset: DatasetName) -> Config:
@@ -158,6 +164,7 @@ def preset(name: Preset, dataset: DatasetName) -> Config:
             victim=PAPER_VICTIMS[dataset],
             cmag=quick_cmag(dataset) if small else CMAGConfig(),
             cmag_plus=quick_cmag_plus(dataset) if small else CMAG_PLUS,
+            magnet=paper_magnet(dataset),
             feature_squeezing=squeezing,
         )
     return Config(

@@ -144,7 +144,8 @@ def _gr_task(config: CMAGConfig, network, lr, x, of_fmr, logits) -> Task:
 
 def _autoencoder(params: Any, x: Tensor) -> Task:
     config, weights = params.config, params.I["params"]
-    network = nn.Sequential(*(_layer(weights, f"Conv_{i}") for i in range(5))).to(x.device)
+    network = nn.Sequential(*(_layer(weights, f"Conv_{i}") for i in range(len(weights))))
+    network, pools = network.to(x.device), len(weights) == 5
 
     def draw(batch):
         return config.noise * torch.randn_like(batch[0])
@@ -155,9 +156,9 @@ def _autoencoder(params: Any, x: Tensor) -> Task:
         for i, layer in enumerate(network):
             seen = torch.sigmoid(layer(seen))
             activity = activity + (seen**2).sum()
-            if i == 0:
+            if pools and i == 0:
                 seen = F.avg_pool2d(seen, 2)
-            if i == 2:
+            if pools and i == 2:
                 seen = F.interpolate(seen, scale_factor=2)  # each pixel four times
         return F.mse_loss(seen, images) + config.regularisation * activity
 

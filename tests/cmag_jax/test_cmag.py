@@ -243,6 +243,8 @@ def test_images_and_feature_maps_of_many_sizes(shape, pools):
         (np.full((4, 12, 12, 1), 255, np.uint8), "uint8"),
         (np.full((4, 12, 12, 1), 255, np.float32), "max 255"),
         (np.full((4, 12, 12, 1), np.nan, np.float32), "nan"),
+        (np.zeros((0, 12, 12, 1), np.float32), "at least 1 images, got 0"),
+        ([[[[0.5]]]], "expected images .* got list"),
     ],
 )
 def test_wrong_images_are_refused_in_words(images, message):
@@ -321,6 +323,26 @@ def test_the_rarity_of_cmag_plus_is_that_of_its_scores_among_held_out_images(
 def test_who_decides_by_rarity_needs_held_out_images():
     with pytest.raises(ValueError, match="expected held_out images"):
         cmag.fit(KEY, victim, clean_images(0, 256), PLUS)
+    with pytest.raises(ValueError, match="expected at least 20 held-out images, got 1"):
+        cmag.fit(KEY, victim, clean_images(0, 256), PLUS, held_out=clean_images(1, 1))
+
+
+def test_of_no_images_there_are_no_scores(fitted, fitted_plus):
+    for params, _ in (fitted, fitted_plus):
+        scores = cmag.score(victim, params, clean_images(0, 0))
+        assert {values.shape for values in scores.values()} == {(0,)}
+
+
+def test_what_makes_the_victim_answer_no_number_is_flagged(fitted, fitted_plus):
+    def broken(images):
+        feature_maps, logits = victim(images)
+        return feature_maps, logits.at[0].set(jnp.nan)
+
+    for params, _ in (fitted, fitted_plus):
+        clean = cmag.score(victim, params, clean_images(4, 400))
+        scores = cmag.score(broken, params, clean_images(5, 20))
+        flags = cmag.detect(scores, cmag.calibrate(clean, fpr=0.0))
+        assert flags[0] and not flags[1:].all()
 
 
 def test_gr_of_cmag_plus_answers_a_wrong_class_with_the_negative(fitted_plus):

@@ -352,6 +352,7 @@ def test_a_fitted_detector_exports_and_runs_without_this_library(fitted):
         (np.zeros((8, 8), np.float32), r"expected images .* got float32 \(8, 8\)"),
         (np.zeros((4, 8, 8, 1)), "float64"),
         (np.full((4, 8, 8, 1), 255, np.float32), "max 255"),
+        (np.zeros((0, 8, 8, 1), np.float32), "at least 1 images, got 0"),
     ],
 )
 def test_wrong_images_are_refused_in_words(images, message):

@@ -83,6 +83,15 @@ def test_the_default_autoencoders_are_the_papers():
     assert kernels == {"I": [first, hidden, hidden, hidden, last], "II": [first, hidden, last]}
 
 
+def test_in_colour_nothing_is_halved():
+    start = partial(magnet.init, config=magnet.MAGNET_COLOUR)
+    images = np.zeros((1, 31, 31, 3), np.float32)
+    params = jax.eval_shape(start, KEY, victim=Partial(victim), images=images)
+    for name in magnet.MODULES:
+        layers = getattr(params, name)["params"].values()
+        assert [layer["kernel"].shape for layer in layers] == [(3, 3, 3, 3)] * 3
+
+
 def convolve(images, weights):
     """sigmoid(3x3 convolution)."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -254,6 +263,7 @@ def test_nonsense_is_refused_in_words(scores, options, message):
         (np.zeros((12, 12), np.float32), r"expected images .* got float32 \(12, 12\)"),
         (np.full((4, 12, 12, 1), 255, np.uint8), "uint8"),
         (np.full((4, 12, 12, 1), np.nan, np.float32), "nan"),
+        (np.zeros((0, 12, 12, 1), np.float32), "at least 1 images, got 0"),
     ],
 )
 def test_wrong_images_are_refused_in_words(images, message):

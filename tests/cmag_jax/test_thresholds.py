@@ -52,6 +52,22 @@ def test_combine_orders_images_as_the_thresholds_do(clean, fpr):
         assert combined[flags].min() > combined[~flags].max()
 
 
+def test_beyond_all_clean_images_who_is_further_is_higher():
+    clean = {"a": np.array([0.0, 1.0, 3.0]), "b": np.array([0.0, 10.0, 20.0])}
+    news = {"a": np.array([3.0, 4.0, 0.0, 5.0]), "b": np.array([20.0, 0.0, 35.0, 0.0])}
+    # Spreads are 2 and 10: half a one beyond, one and a half, one.
+    combined = cmag.combine(news, clean)
+    assert combined[0] < 1 < combined[1] < combined[3] < combined[2] < 2
+    np.testing.assert_allclose(combined[1:], [2 - 1 / 1.5, 2 - 1 / 2.5, 2 - 1 / 2])
+
+
+def test_an_image_without_a_score_is_flagged():
+    """A victim that answers NaN is no reason to let its image through."""
+    scores = {"a": np.array([0.0, np.nan, 0.0, np.nan]), "b": np.array([0.0, 0.0, 2.0, np.nan])}
+    assert cmag.detect(scores, {"a": 1.0, "b": 1.0}).tolist() == [False, True, True, True]
+    assert cmag.combine(scores, {"a": np.arange(3.0), "b": np.arange(3.0)}).argmax() in (1, 3)
+
+
 def test_two_scores_share_the_false_positives_between_them():
     rng = np.random.default_rng(0)
     clean = {"a": rng.normal(size=5000), "b": rng.normal(size=5000)}
@@ -76,6 +92,15 @@ def test_two_scores_share_the_false_positives_between_them():
 def test_nonsense_is_refused_in_words(scores, options, message):
     with pytest.raises(ValueError, match=message):
         cmag.calibrate(scores, **options)
+
+
+def test_scores_of_unequal_length_and_none_are_refused():
+    with pytest.raises(ValueError, match=r"one shape \(B,\), got \{'a': \(1,\), 'b': \(2,\)\}"):
+        cmag.detect({"a": np.zeros(1), "b": np.zeros(2)}, {"a": 0.0, "b": 0.0})
+    with pytest.raises(ValueError, match=r"expected the scores \[\]"):
+        cmag.detect({}, {})
+    with pytest.raises(ValueError, match=r"expected the scores \['a'\], got \['b'\]"):
+        cmag.combine({"b": np.zeros(1)}, {"a": np.zeros(1)})
 
 
 def test_scores_without_their_thresholds_are_refused():

@@ -36,3 +36,28 @@ def test_of_one_score_there_is_nothing_to_say():
     system = SimpleNamespace(name="feature squeezing")
     one = decision.rows("mnist", system, scores, scores, {})
     assert not list(one)
+
+
+def test_each_score_is_judged_alone_and_the_others_without_it():
+    """Only "a" tells anything of the attack: alone it finds what a normal quantile says, the others
+    no more than they let false alarms be."""
+    clean, test, attacked = (RNG.normal(size=(20_000, 3)) for _ in range(3))
+    attacked[:, 0] += 2
+    system = SimpleNamespace(name="CMAG+", config=SimpleNamespace(decision="rarity"))
+    kinds = {("FGSM", 0.1): measure(attacked)}
+    rows = list(decision.each_score("mnist", system, measure(clean), measure(test), kinds))
+    found = {(row.metric, row.strength): row.value for row in rows}
+    for name in "abc":
+        for kind in (f"{name} alone", f"without {name}"):
+            assert found[f"flagged:{kind}@fpr=0.05", None] == pytest.approx(0.05, abs=0.01)
+    # P(Z + 2 > 1.645) = P(Z > -.355)
+    assert found["flagged:a alone@fpr=0.05", 0.1] == pytest.approx(0.639, abs=0.02)
+    assert found["flagged:without a@fpr=0.05", 0.1] == pytest.approx(0.05, abs=0.01)
+    assert found["flagged:without b@fpr=0.05", 0.1] > 0.4
+    assert {row.table for row in rows} == {"extra/scores"}
+
+
+def test_of_a_system_with_a_threshold_for_each_score_it_is_said_elsewhere():
+    scores = measure(RNG.normal(size=(100, 3)))
+    system = SimpleNamespace(name="CMAG", config=SimpleNamespace(decision="any"))
+    assert not list(decision.each_score("mnist", system, scores, scores, {}))

@@ -1,5 +1,8 @@
 """Checks at the library's edge, in words that name what was expected and what came."""
 
+import math
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -25,6 +28,28 @@ def check_images(
     if values:
         came += f" with min {values[0]:.6g}, max {values[1]:.6g}"
     raise ValueError(f"{expected}, got {came}")
+
+
+def check_counts(config: Any, *names: str) -> None:
+    """Raises ValueError unless these options are whole numbers of at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"expected {name} to be a whole number of at least 1, got {value!r}")
+
+
+def check_above_zero(config: Any, *names: str) -> None:
+    """Raises ValueError unless these options are finite and above 0."""
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"expected a finite {name} above 0, got {getattr(config, name)}")
+
+
+def check_sequence(config: Any, *names: str) -> None:
+    """Raises ValueError unless these options are lists or tuples."""
+    for name in names:
+        if not isinstance(getattr(config, name), list | tuple):
+            raise ValueError(f"expected {name} to be a tuple, got {getattr(config, name)!r}")
 
 
 def _value_range(images) -> tuple[float, float] | None:

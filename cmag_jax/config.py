@@ -16,6 +16,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from cmag_jax.checks import check_above_zero, check_counts, check_sequence
 from cmag_jax.scores import SCORES
 from cmag_jax.ssim import SSIM
 
@@ -56,27 +57,25 @@ class CMAGConfig:
     gr_width: int = 512
 
     def __post_init__(self):
+        check_sequence(self, "scores")
         object.__setattr__(self, "scores", tuple(self.scores))  # of JSON it comes as a list
         for name in ("mu_fmr", "mu_lr", "mu_gr"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
-        for name in ("temperature", "learning_rate", "final_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
+        check_above_zero(self, "temperature", "learning_rate", "final_rate")
         for name in ("fmr_noise", "contrast"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"expected a finite {name} of at least 0, got {getattr(self, name)}"
                 )
-        names = ("batch_size", "fmr_epochs", "lr_epochs", "gr_epochs")
-        for name in (*names, "fmr_width", "lr_width", "gr_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        check_counts(self, "batch_size", "fmr_epochs", "lr_epochs", "gr_epochs")
+        check_counts(self, "fmr_width", "lr_width", "gr_width")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"expected {name} among {choices}, got {getattr(self, name)!r}")
-        if not self.scores or not set(self.scores) <= set(SCORES):
-            raise ValueError(f"expected scores among {tuple(SCORES)}, got {self.scores}")
+        different = len(set(self.scores)) == len(self.scores) > 0
+        if not different or not set(self.scores) <= set(SCORES):
+            raise ValueError(f"expected different scores among {tuple(SCORES)}, got {self.scores}")
 
 
 CMAG_PLUS = CMAGConfig(

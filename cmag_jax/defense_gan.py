@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from cmag_jax import gan, reconstructors
-from cmag_jax.checks import check_images
+from cmag_jax.checks import check_above_zero, check_counts, check_images
 from cmag_jax.thresholds import calibrate as calibrate
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.victim import Images as Images
@@ -63,9 +63,7 @@ class DefenseGANConfig:
                 raise ValueError(
                     f"expected {name} 'convolutional' or 'dense', got {getattr(self, name)!r}"
                 )
-        for name in ("learning_rate", "search_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
+        check_above_zero(self, "learning_rate", "search_rate")
         if not self.penalty >= 0:
             raise ValueError(f"expected penalty of at least 0, got {self.penalty}")
         for name in ("beta1", "beta2", "momentum"):
@@ -73,10 +71,8 @@ class DefenseGANConfig:
                 raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
         if not 0 <= self.final_rate <= 1:
             raise ValueError(f"expected final_rate in [0, 1], got {self.final_rate}")
-        names = ("generator_width", "critic_width", "latent_size", "critic_steps")
-        for name in (*names, "batch_size", "epochs", "search_steps", "restarts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        check_counts(self, "generator_width", "critic_width", "latent_size", "critic_steps")
+        check_counts(self, "batch_size", "epochs", "search_steps", "restarts")
 
 
 MODULES = ("gan",)

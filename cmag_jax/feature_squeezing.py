@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cmag_jax.checks import check_images
+from cmag_jax.checks import check_images, check_sequence
 from cmag_jax.thresholds import calibrate as calibrate
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
@@ -43,6 +43,7 @@ class FeatureSqueezingConfig:
     medians: tuple[int, ...] = (2,)  # pixels across the window, a squeezer each; section III-B
 
     def __post_init__(self):
+        check_sequence(self, "bits", "medians")
         if not (*self.bits, *self.medians):
             raise ValueError("expected at least one squeezer in bits and medians, got none")
         for bits in self.bits:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmag_jax import thresholds
-from cmag_jax.checks import check_images
+from cmag_jax.checks import check_above_zero, check_counts, check_images, check_sequence
 from cmag_jax.divergence import jensen_shannon as jensen_shannon
 from cmag_jax.few_channels import Convolution
 from cmag_jax.thresholds import combine as combine
@@ -52,12 +52,12 @@ class MagNetConfig:
     epochs: int = 100  # 400 for CIFAR-10
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
-            raise ValueError(f"expected learning_rate above 0, got {self.learning_rate}")
-        least = {"noise": 0, "regularisation": 0, "width": 1, "batch_size": 1, "epochs": 1}
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:
-                raise ValueError(f"expected {name} of at least {bound}, got {getattr(self, name)}")
+        check_above_zero(self, "learning_rate")
+        check_counts(self, "width", "batch_size", "epochs")
+        check_sequence(self, "temperatures")
+        for name in ("noise", "regularisation"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
         names = {f"{t:g}" for t in self.temperatures if t > 0}
         if len(names) < len(self.temperatures):
             raise ValueError(f"expected different temperatures above 0, got {self.temperatures}")

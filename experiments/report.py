@@ -167,7 +167,16 @@ def _cell(rows: list[Row]) -> str:
     return _number(values[0]) + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")
 
 
-RATES = ("tpr@", "fpr@", "detection_rate@", "accuracy", "attack_success_rate", "share_", "SR@")
+RATES = (
+    "tpr@",
+    "fpr@",
+    "detection_rate@",
+    "accuracy",
+    "attack_success_rate",
+    "share_",
+    "SR@",
+    "flagged:",
+)
 
 
 def wilson(row: Row) -> tuple[float, float] | None:

@@ -274,7 +274,10 @@ def test_feature_maps_that_do_not_fit_are_refused(feature_shape):
 
 @pytest.mark.parametrize(
     "options",
-    [{"mu_fmr": 1.5}, {"temperature": 0.0}, {"gr_epochs": 0}, {"batch_size": 0}],
+    [
+        *({"mu_fmr": 1.5}, {"temperature": 0.0}, {"gr_epochs": 0}, {"batch_size": 2.5}),
+        *({"learning_rate": np.inf}, {"scores": "l2"}, {"scores": ("l2", "l2")}),
+    ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(options):
     (name,) = options

@@ -288,6 +288,7 @@ def test_images_of_another_shape_than_the_fitted_are_refused(fitted):
         {"learning_rate": 0.0},
         {"temperatures": (0.0,)},
         {"temperatures": (10.0, 10.0)},
+        {"temperatures": 10.0},
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(options):

@@ -22,7 +22,7 @@ from attacks_jax._attack import (
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import (
     PIXELS,
-    TINY,
+    accumulate,
     example_keys,
     expand,
     freeze,
@@ -113,8 +113,7 @@ class EvadingPGD(OneStage):
         if self.mode == "orthogonal":
             to_fool, to_hide = across(to_fool, detector), across(to_hide, classifier)
         aim = select(fooled, to_hide, to_fool)
-        length = expand(norm(aim, "l1"), aim)
-        momentum = self.decay * state.momentum + aim / jnp.maximum(length, TINY)
+        momentum = accumulate(state.momentum, aim, self.decay)
         step_size = expand(self._step_size(state.queries - 1), aim)
         moved = state.images + step_size * steepest(momentum, self.norm)
         images = project(moved, state.clean, self.eps, self.norm, self.bounds)

@@ -60,6 +60,12 @@ def steepest(gradient: jax.Array, kind: Norm) -> jax.Array:
     return gradient / jnp.maximum(expand(norm(gradient, "l2"), gradient), TINY)
 
 
+def accumulate(momentum: jax.Array, gradient: jax.Array, decay: Any) -> jax.Array:
+    """MI-FGSM's momentum (B, H, W, C): what decays of it, and each gradient at l1 norm 1."""
+    length = expand(norm(gradient, "l1"), gradient)
+    return decay * momentum + gradient / jnp.maximum(length, TINY)
+
+
 def project(
     images: jax.Array, clean: jax.Array, eps: Any, kind: Norm, bounds: tuple[float, float]
 ) -> jax.Array:

@@ -19,12 +19,10 @@ from attacks_jax._attack import (
 )
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import (
-    TINY,
+    accumulate,
     example_keys,
-    expand,
     fold,
     freeze,
-    norm,
     project,
     random_start,
     select,
@@ -121,8 +119,7 @@ class PGD(OneStage):
             untouched = (state.iteration == 0) & (state.round == 0)
             done = won & untouched & (not self.random_start)
 
-        length = expand(norm(gradient, "l1"), gradient)
-        momentum = self.decay * state.momentum + gradient / jnp.maximum(length, TINY)
+        momentum = accumulate(state.momentum, gradient, self.decay)
         direction = steepest(-momentum if self.targeted else momentum, self.norm)
         moved = state.images + self.step_size * direction
         images = project(moved, state.clean, self.eps, self.norm, self.bounds)

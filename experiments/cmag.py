@@ -197,12 +197,9 @@ def _decision_rows(
     scored: list[Scored],
 ) -> Iterator[Row]:
     """Of the paper's attacks. Only what decides by rarity has to be scored again."""
-    apart = decision.apart(system)
     found: dict[tuple[str, float | None], Scores]
-    if apart is system:
-        held_out, test = clean.validation, clean.test
-        found = {(one.attack.name, one.attack.strength): one.scores for one in scored}
-    else:
+    if decision.by_rarity(system):
+        apart = decision.apart(system)
         score = partial(systems.score_all, apart, cache_dir=config.cache_dir)
         held_out, test = score(data.validation.images), score(data.test.images)
         found = {
@@ -210,9 +207,14 @@ def _decision_rows(
             for spec, made in attacked.items()
             if spec.name in paper_values.ATTACKS
         }
-    of_paper = {what: scores for what, scores in found.items() if what[0] in paper_values.ATTACKS}
-    yield from decision.rows(config.dataset, system, held_out, test, of_paper)
-    yield from decision.each_score(config.dataset, system, held_out, test, of_paper)
+    else:
+        held_out, test = clean.validation, clean.test
+        found = {
+            (one.attack.name, one.attack.strength): one.scores
+            for one in scored
+            if one.attack.name in paper_values.ATTACKS
+        }
+    yield from decision.rows(config.dataset, system, held_out, test, found)
 
 
 def _variants(config: Config, data: Dataset, fitted: dict) -> dict[str, System]:

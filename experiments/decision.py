@@ -15,9 +15,14 @@ from experiments.systems import Scores, System
 Decider = Callable[[Scores], Scores]  # scores -> what thresholds are put to
 
 
+def by_rarity(system: System) -> bool:
+    """Whether the system decides by how rare its scores are together."""
+    return getattr(system.config, "decision", "any") == "rarity"
+
+
 def apart(system: System) -> System:
     """The system as it scores before it decides: each of its scores by itself."""
-    if getattr(system.config, "decision", "any") == "any":
+    if not by_rarity(system):
         return system
     config = dataclasses.replace(system.config, decision="any")
     params = dataclasses.replace(system.params, config=config, tails=None)
@@ -31,7 +36,8 @@ def rows(
     test: Scores,
     attacked: Mapping[tuple[str, float | None], Scores],
 ) -> Iterator[Row]:
-    """What a system of several scores flags by either decision, calibrated on the same images.
+    """What a system of several scores flags by either decision, and, where it decides by rarity,
+    by each score alone and by all the others, calibrated on the same images.
 
     Args:
       held_out: the scores of `apart(system)` on clean images that were held out, each (N,).
@@ -40,26 +46,23 @@ def rows(
     """
     if len(held_out) == 1:
         return
-    deciders = {"any": _each, "rarity": _together(held_out)}
-    yield from _flagged("extra/decision", dataset, system, deciders, held_out, test, attacked)
-
-
-def each_score(
-    dataset: str,
-    system: System,
-    held_out: Scores,
-    test: Scores,
-    attacked: Mapping[tuple[str, float | None], Scores],
-) -> Iterator[Row]:
-    """What each score of a system that decides by rarity is worth: alone, and what all others flag
-    together without it. Arguments as those of `rows`."""
-    if getattr(system.config, "decision", "any") == "any":
-        return
-    deciders = {f"{name} alone": _only(name) for name in held_out}
-    for name in held_out:
-        others = {other: values for other, values in held_out.items() if other != name}
-        deciders[f"without {name}"] = _together(others)
-    yield from _flagged("extra/scores", dataset, system, deciders, held_out, test, attacked)
+    deciders = {"extra/decision": {"any": _each, "rarity": _together(held_out)}}
+    if by_rarity(system):
+        deciders["extra/scores"] = dict(_alone_and_without(held_out))
+    seen = {("none", None): test, **attacked}
+    scores = {what: found for what, found in seen.items() if len(next(iter(found.values())))}
+    for table, of_table in deciders.items():
+        for name, decide in of_table.items():
+            clean = decide(held_out)
+            decided = {what: decide(found) for what, found in scores.items()}
+            for fpr in FPRS[:2]:
+                limits = cmag.calibrate(clean, fpr=fpr)
+                for (attack, strength), found in decided.items():
+                    flags = np.asarray(cmag.detect(found, limits))
+                    metric, value = f"flagged:{name}@fpr={fpr:g}", round(float(flags.mean()), 6)
+                    yield Row(
+                        table, dataset, system.name, attack, strength, metric, value, len(flags)
+                    )
 
 
 def _each(scores: Scores) -> Scores:
@@ -76,21 +79,10 @@ def _together(held_out: Scores) -> Decider:
     return lambda scores: {"rarity": np.asarray(rarity({k: scores[k] for k in held_out}, of))}
 
 
-def _flagged(
-    table: str,
-    dataset: str,
-    system: System,
-    deciders: dict[str, Decider],
-    held_out: Scores,
-    test: Scores,
-    attacked: Mapping[tuple[str, float | None], Scores],
-) -> Iterator[Row]:
-    seen = {("none", None): test, **attacked}
-    scores = {what: found for what, found in seen.items() if len(next(iter(found.values())))}
-    for name, decided in deciders.items():
-        for fpr in FPRS[:2]:
-            limits = cmag.calibrate(decided(held_out), fpr=fpr)
-            for (attack, strength), found in scores.items():
-                value = round(float(np.mean(cmag.detect(decided(found), limits))), 6)
-                metric, n = f"flagged:{name}@fpr={fpr:g}", len(next(iter(found.values())))
-                yield Row(table, dataset, system.name, attack, strength, metric, value, n)
+def _alone_and_without(held_out: Scores) -> Iterator[tuple[str, Decider]]:
+    """What each score is worth: alone, and what all others say together without it."""
+    for name in held_out:
+        yield f"{name} alone", _only(name)
+    for name in held_out:
+        others = {other: values for other, values in held_out.items() if other != name}
+        yield f"without {name}", _together(others)

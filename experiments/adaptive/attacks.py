@@ -110,21 +110,23 @@ def _batch(size: int, count: int) -> int:
     return size
 
 
-def _make(name: AttackName, wanted: Any, *, num_steps: int, **ball: Any) -> attacks_jax.Attack:
+def _make(
+    name: AttackName, wanted: Any, *, eps: float, step_size: float, num_steps: int
+) -> attacks_jax.Attack:
     """Args: wanted: what the attacker asks of the detector, if he knows of one."""
     steps = max(num_steps // ROUNDS, 1)
     if name in MODES:
         return attacks_jax.evading_pgd(
-            detector=wanted, mode=MODES[name], eps=ball["eps"], step_size=STEP * ball["eps"],
+            detector=wanted, mode=MODES[name], eps=eps, step_size=STEP * eps,
             final_step=LAST_STEP, decay=MOMENTUM, num_steps=steps, random_start=True, targeted=True,
         )  # fmt: skip
     # The margin's gradient does not fade where the detector is sure, as cross-entropy's does.
     if name == "APGD":
-        return attacks_jax.apgd(
-            loss=attacks_jax.margin, eps=ball["eps"], num_steps=steps, restarts=ROUNDS
-        )
+        return attacks_jax.apgd(loss=attacks_jax.margin, eps=eps, num_steps=steps, restarts=ROUNDS)
     if name == "PGD":
-        return attacks_jax.pgd(loss=attacks_jax.margin, num_steps=num_steps, **ball)
+        return attacks_jax.pgd(
+            loss=attacks_jax.margin, eps=eps, step_size=step_size, num_steps=num_steps
+        )
     return attacks_jax.carlini_wagner_l2(
         num_steps=max(num_steps // CW_ROUNDS, 1), binary_search_steps=CW_ROUNDS,
         step_size=0.05, initial_const=1.0,

@@ -30,6 +30,7 @@ from experiments import (
 class Config:
     what: tyro.conf.Positional[Literal["attacks", "detectors", "spt"]]
     dataset: Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"] = "mnist"
+    network: Literal["small", "vgg"] = "small"  # that `attacks` are run on
     only: tuple[str, ...] = ()  # attacks, as the table names them; all by default
     images: int = 128  # attacked at a time, at most: slow attacks get fewer
     repeats: int = 50  # of a measurement, at most: slow attacks get fewer
@@ -69,7 +70,8 @@ def main(config: Config) -> None:
 
 def _attacks(config: Config, folder: Path, data: datasets.Dataset) -> list[results.Row]:
     """Rows about what is attacked: a trained classifier."""
-    victim_config = benchmark_victims.CONFIGS[config.dataset]
+    small = benchmark_victims.CONFIGS[config.dataset]
+    victim_config = benchmark_victims.VGG if config.network == "vgg" else small
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
     network = victims.make_cnn(data.classes, victim_config)
     try:

@@ -66,8 +66,6 @@ def task(module: str, params: Any, images: np.ndarray, victim: nn.Sequential) ->
       images: (N, H, W, C) float32 in [0, 1].
       victim: the layers of what `torch_twin` gave.
     """
-    # As exact as ours (`experiments.runtime`): torch rounds convolutions to TF32 by default.
-    torch.backends.cudnn.allow_tf32 = False
     here, x = device(), to_torch(images).to(device())
     if module == "I":
         return _autoencoder(params, x)

@@ -88,9 +88,11 @@ def from_torch(images: Any) -> np.ndarray:
 
 
 def device() -> str:
-    """Where torch computes: beside JAX, so that both have the same machine."""
+    """Where torch computes: beside JAX, so that both have the same machine, and as exactly: torch
+    rounds convolutions to TF32 by default, which `experiments.runtime` forbids JAX."""
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False
     beside = jax.default_backend() != "cpu" and torch.cuda.is_available()
     return "cuda" if beside else "cpu"
 

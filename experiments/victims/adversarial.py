@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.tree_util import Partial
 
 
@@ -31,7 +32,7 @@ def perturb(
 
     Written out, and not attacks_jax.pgd, which leaves alone what is misclassified already and
     looks back for the best of its steps: training wants the last step's images of the whole batch.
-    The loop is unrolled because XLA's convolutions are slow in compiled loops on a CPU.
+    On a CPU the loop is unrolled, because XLA's convolutions are slow in compiled loops there.
     """
 
     def loss(perturbed):
@@ -40,7 +41,13 @@ def perturb(
 
     low, high = jnp.maximum(images - config.eps, 0), jnp.minimum(images + config.eps, 1)
     perturbed = jax.random.uniform(key, images.shape, minval=low, maxval=high)
-    for _ in range(config.num_steps):
+
+    def ascend(_, perturbed):
         step = config.step_size * jnp.sign(jax.grad(loss)(perturbed))
-        perturbed = jnp.clip(perturbed + step, low, high)
+        return jnp.clip(perturbed + step, low, high)
+
+    if jax.default_backend() != "cpu":
+        return lax.fori_loop(0, config.num_steps, ascend, perturbed)
+    for i in range(config.num_steps):
+        perturbed = ascend(i, perturbed)
     return perturbed

@@ -18,7 +18,8 @@ from experiments.victims.blocks import (
 )
 
 Architecture = Literal["VGG", "LeNet", "ResNet", "GoogLeNet", "C4", "C4_WO_BN"]
-Width = Literal["slim", "full"]
+# slim: trained on a CPU in minutes; middle: in `zoo/`; wide: wider than middle; full: the papers'.
+Width = Literal["slim", "middle", "wide", "full"]
 Labels = Literal["true", "replaced"]
 
 
@@ -47,6 +48,11 @@ class NetworkConfig:
                 raise ValueError(
                     f"expected {name} among {get_args(choice)}, got {getattr(self, name)!r}"
                 )
+        if (self.architecture, self.width) not in _NETWORKS:
+            widths = [width for name, width in _NETWORKS if name == self.architecture]
+            raise ValueError(
+                f"expected a width of {self.architecture} among {widths}, got {self.width!r}"
+            )
         if not (self.epochs >= 0 and self.batch_size >= 1 and self.max_shift >= 0):
             raise ValueError(
                 "expected epochs and max_shift of at least 0 and batch_size of at least 1,"
@@ -151,6 +157,23 @@ class ResNet(nn.Module):
         return x
 
 
+class FastResNet(nn.Module):
+    """A 3x3 convolution, and stages of a convolution, a pooling and a residual block: the ResNet-9
+    of Page ("How to train your ResNet", 2018) with a block in every stage. Only the stem and one
+    convolution see every pixel, so that a forward pass is cheap."""
+
+    stem: int
+    stages: tuple[int, ...]  # channels
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = ConvUnit(self.stem)(x, train=train)
+        for channels in self.stages:
+            x = max_pool(ConvUnit(channels)(x, train=train))
+            x = Residual(channels)(x, train=train)
+        return x
+
+
 class GoogLeNet(nn.Module):
     """A convolution and groups of inception modules (Szegedy et al., 2015), with pooling between
     the groups, batch normalisation, and no auxiliary classifiers; for small images."""
@@ -198,16 +221,23 @@ def _lenet(*channels: int) -> nn.Module:
 # What maps images to feature maps, and the hidden layers behind it.
 _NETWORKS: dict[tuple[Architecture, Width], tuple[nn.Module, tuple[int, ...]]] = {
     ("VGG", "slim"): (Blocks((16, 32, 64), (2, 2, 3)), (128,)),
+    ("VGG", "middle"): (Blocks((32, 64, 128, 256), (2, 2, 3, 3)), (256,)),
     ("VGG", "full"): (Blocks((64, 128, 256, 512, 512), (2, 2, 3, 3, 3)), (512, 512)),
     ("LeNet", "slim"): (_lenet(6, 16), (120, 84)),
+    ("LeNet", "middle"): (_lenet(24, 48), (240, 120)),
     ("LeNet", "full"): (_lenet(32, 64), (384, 192)),
     ("ResNet", "slim"): (ResNet(16, True, (32, 64, 128), blocks=1), ()),
+    ("ResNet", "middle"): (FastResNet(32, (64, 128, 256)), ()),
+    ("ResNet", "wide"): (FastResNet(40, (80, 160, 320)), ()),
     ("ResNet", "full"): (ResNet(64, False, (64, 128, 256, 512), blocks=2), ()),
     ("GoogLeNet", "slim"): (GoogLeNet(16, True, ("a", "ae", "b"), divisor=4), ()),
+    ("GoogLeNet", "middle"): (GoogLeNet(64, True, ("ab", "abcd", "ab"), divisor=2), ()),
     ("GoogLeNet", "full"): (GoogLeNet(192, False, ("ab", "abcde", "ab")), ()),
     ("C4", "slim"): (_c4(16, normalise=True), (128,)),
+    ("C4", "middle"): (_c4(24, normalise=True), (384,)),
     ("C4", "full"): (_c4(32, normalise=True), (896,)),
     ("C4_WO_BN", "slim"): (_c4(16, normalise=False), (128,)),
+    ("C4_WO_BN", "middle"): (_c4(24, normalise=False), (384,)),
     ("C4_WO_BN", "full"): (_c4(32, normalise=False), (896,)),
 }
 

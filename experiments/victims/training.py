@@ -121,9 +121,9 @@ def _train(
     def step(state: _Training, images, labels, indices, key):
         shift_key, dropout_key = jax.random.split(key)
         flip_key, attack_key = jax.random.split(jax.random.fold_in(key, 1))
-        batch = _shift(shift_key, images[indices], config.max_shift)
+        batch = random_shift(shift_key, images[indices], config.max_shift)
         if config.flip:
-            batch = _flip(flip_key, batch)
+            batch = random_flip(flip_key, batch)
         if config.adversarial is not None:
             logits = Partial(_logits, Partial(network.apply, state.params))
             attacked = perturb(attack_key, logits, batch, labels[indices], config.adversarial)
@@ -189,7 +189,7 @@ def _weights(variables: Any) -> Any:
     return {"params": variables["params"]}
 
 
-def _shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
+def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
     """Each image moved by up to `most` pixels in both directions, its edge repeated."""
     if most == 0:
         return images
@@ -202,7 +202,7 @@ def _shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
     return jax.vmap(crop)(padded, corners)
 
 
-def _flip(key: jax.Array, images: jax.Array) -> jax.Array:
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Each image mirrored, left to right, with probability 1/2."""
     mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)

@@ -81,7 +81,7 @@ def test_shifted_images_are_shifted_images():
     image = np.arange(36, dtype=np.float32).reshape(1, 6, 6, 1)
     seen = set()
     for seed in range(40):
-        shifted = np.asarray(training._shift(jax.random.key(seed), image, 1))
+        shifted = np.asarray(training.random_shift(jax.random.key(seed), image, 1))
         moves = [
             (i, j)
             for i in (-1, 0, 1)

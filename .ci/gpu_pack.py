@@ -14,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGES = """dm-pix tensorflow-datasets array_record immutabledict simple_parsing termcolor toml
-tensorflow-metadata googleapis-common-protos dm-tree importlib_resources etils tyro docstring-parser
-typeguard foolbox eagerpy gitpython gitdb smmap torchattacks""".split()
+PACKAGES = [
+    *("dm-pix", "tyro", "docstring-parser", "typeguard"),
+    *("tensorflow-datasets", "tensorflow-metadata", "googleapis-common-protos", "array_record"),
+    *("immutabledict", "simple_parsing", "termcolor", "toml", "dm-tree", "etils"),
+    *("importlib_resources", "torchattacks", "foolbox", "eagerpy", "gitpython", "gitdb", "smmap"),
+]
 PLATFORMS = ("2_28", "2_27", "2_24", "2_17")
 # Of tensorflow-datasets: the builders of others, half of its size.
 LEFT_OUT = ("tensorflow_datasets/datasets/", "tensorflow_datasets/image_classification/")

@@ -186,7 +186,7 @@ def _cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
 
     def covered(size, centre):
         offset = lax.iota(jnp.int32, size) - (centre - side // 2)
-        return (0 <= offset) & (offset < side)
+        return (offset >= 0) & (offset < side)
 
     def blank(image, centre):
         square = covered(height, centre[0])[:, None] & covered(width, centre[1])

@@ -63,7 +63,7 @@ def as_stored(variables: Any) -> Any:
 def save(name: str, variables: Any, facts: dict[str, Any], folder: Path = FOLDER) -> Path:
     """Writes NAME.npz and NAME.json; `facts` is what the JSON says beside the digest."""
     flat = traverse_util.flatten_dict(variables, sep="/")
-    arrays = {path: np.asarray(leaf, np.float16) for path, leaf in flat.items()}
+    arrays: dict[str, Any] = {path: np.asarray(leaf, np.float16) for path, leaf in flat.items()}
     path = folder / f"{name}.npz"
     cache.write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))
     results.write_json(path.with_suffix(".json"), facts | {"digest": _digest(arrays)})

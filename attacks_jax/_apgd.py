@@ -17,9 +17,8 @@ from attacks_jax._attack import (
     Oracle,
     OracleState,
     Result,
-    as_partial,
 )
-from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive, in_pixels
 from attacks_jax._examples import (
     example_keys,
     expand,
@@ -33,6 +32,7 @@ from attacks_jax._examples import (
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import Loss, cross_entropy, goal_margin, targeted_dlr
 from attacks_jax._outcome import finish, wins
+from attacks_jax._pinned import as_partial
 
 INERTIA = 0.75  # alpha of algorithm 1: how much of a step is the gradient's, the rest momentum
 ENOUGH = 0.75  # rho: the share of a window's steps that have to raise the loss
@@ -219,7 +219,7 @@ def checkpoints(steps: int) -> np.ndarray:
 
 def apgd(
     *,
-    eps: float | jax.Array = 0.3,
+    eps: float | jax.Array | None = None,
     norm: Literal["linf", "l2"] = "linf",
     num_steps: int = 100,
     restarts: int = 1,
@@ -237,7 +237,7 @@ def apgd(
     until one succeeds. Distances are in `norm`. An example stops at its first success.
 
     Args:
-      eps: the ball's radius, in units of the pixels. Traced.
+      eps: the ball's radius, in units of the pixels; by default 0.3, for pixels in [0, 1]. Traced.
       norm: "linf" or "l2".
       num_steps: steps of a round.
       restarts: rounds from another random start (towards each target).
@@ -247,8 +247,11 @@ def apgd(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; `targeted` together with `num_targets`.
+      ValueError: options out of their range; `targeted` together with `num_targets`; other bounds
+        than (0, 1) without eps.
     """
+    bounds = check_bounds(bounds)
+    (eps,) = in_pixels(bounds, eps=(eps, 0.3))
     check_positive(eps=eps, or_zero=True)
     check_counts(num_targets=num_targets, or_zero=True)
     check_counts(num_steps=num_steps, restarts=restarts)
@@ -256,6 +259,5 @@ def apgd(
     if targeted and num_targets:
         raise ValueError("expected true labels with num_targets: it chooses its targets itself")
     return APGD(
-        eps, norm, num_steps, restarts, num_targets, as_partial(loss), targeted,
-        check_bounds(bounds),
+        eps, norm, num_steps, restarts, num_targets, as_partial(loss, "loss"), targeted, bounds,
     )  # fmt: skip

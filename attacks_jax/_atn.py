@@ -11,7 +11,7 @@ import optax
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
 from attacks_jax._checks import check_bounds, check_counts, check_positive
-from attacks_jax._examples import PIXELS, select
+from attacks_jax._examples import PIXELS, select, width
 from attacks_jax._gradients import finite
 from attacks_jax._learning import Learning, draw_rows
 from attacks_jax._losses import goal_margin
@@ -88,7 +88,7 @@ class ATN(Learning):
         def mean_loss(params):
             changed = self.transform(params, images)
             oracle_state, logits = oracle(state.oracle_state, changed)
-            near = jnp.mean((changed - images) ** 2, axis=PIXELS)
+            near = jnp.mean(((changed - images) / width(self.bounds)) ** 2, axis=PIXELS)
             loss = self.beta * near + self._wrong(logits, before, labels)
             return loss.mean(), oracle_state
 
@@ -152,10 +152,10 @@ def atn(
 ) -> Attack:
     """A network g trained so that x + g(x) is close to x and misclassified: the paper's P-ATN.
 
-    Minimises beta * mean (x' - x)^2 + L_Y. Targeted, L_Y compares the answer with the clean one
-    reranked (r_alpha, section 3) by cross-entropy, where the paper has the l2 distance, whose
-    gradient vanishes on confident classifiers. Untargeted, which the paper has not, L_Y is
-    max(confidence - margin, 0) in logits.
+    Minimises beta * mean (x' - x)^2 + L_Y, differences as shares of the bounds' width. Targeted,
+    L_Y compares the answer with the clean one reranked (r_alpha, section 3) by cross-entropy, where
+    the paper has the l2 distance, whose gradient vanishes on confident classifiers. Untargeted,
+    which the paper has not, L_Y is max(confidence - margin, 0) in logits.
 
     `run` trains the network on the images that it is given and returns what it makes of them;
     `fit` returns an attack with the trained parameters (`.trained`), for other images, each of

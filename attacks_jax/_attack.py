@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
-from jax.tree_util import Partial
 
 Images = jax.Array  # (B, H, W, C) float32 within the attack's bounds
 Labels = jax.Array  # (B,) int: the true classes, or the targets of a targeted attack
@@ -89,9 +88,3 @@ class OneStage:
 
     def next_stage(self, oracle: Oracle, state: Any) -> Any:
         raise NotImplementedError("an attack of one stage has no next one")
-
-
-def as_partial(function: Callable) -> Partial:
-    """The function as a pytree, so that `jit` traces the arrays bound to it (a network's
-    weights, say) instead of baking them in, and recognises the function when it comes again."""
-    return function if isinstance(function, Partial) else Partial(function)

@@ -1,5 +1,10 @@
 """Checks at the library's edge: said once, in words that name what came."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +16,29 @@ def is_traced(*arrays) -> bool:
 
 def value_range(array) -> tuple[float, float] | None:
     """(lowest, highest) value, NaN where there is one; None where it can't be known."""
-    if is_traced(array) or not hasattr(array, "dtype") or not array.size:
+    kind = getattr(getattr(array, "dtype", None), "kind", None)
+    if is_traced(array) or kind is None or kind in "OSUMmV" or not array.size:
         return None
     with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
         return array.min().item(), array.max().item()
 
 
-def describe(images) -> str:
+def digits(value: float) -> str:
+    """A pixel's value with the digits that tell it from its neighbours in float32: 1.0000001."""
+    number = np.float32(value)
+    return f"{value:g}" if number == np.float32(f"{value:g}") else str(number)
+
+
+def describe(thing: Any, depth: int = 1) -> str:
     """'float32 (28, 28) with min 0.0, max 255.0', as far as it can be known."""
-    text = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(np.shape(images))}"
-    values = value_range(images)
-    return f"{text} with min {values[0]:.6g}, max {values[1]:.6g}" if values else text
+    if isinstance(thing, tuple | list | dict):
+        inner = list(thing.values() if isinstance(thing, dict) else thing)[: 4 * depth]
+        of = ", ".join(describe(one, 0) for one in inner)
+        return f"{type(thing).__name__} of {of or 'nothing'}" if depth else type(thing).__name__
+    if not hasattr(thing, "dtype"):
+        return f"{type(thing).__name__} {str(thing)[:40]}"
+    text, values = f"{thing.dtype} {tuple(np.shape(thing))}", value_range(thing)
+    return f"{text} with min {digits(values[0])}, max {digits(values[1])}" if values else text
 
 
 def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
@@ -31,18 +48,57 @@ def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
     """
     low, high = bounds
     expected = f"expected images (B, H, W, C) float32 in [{low:g}, {high:g}]"
-    if np.ndim(images) != 4 or getattr(images, "dtype", None) != np.float32:
+    if getattr(images, "dtype", None) != np.float32 or np.ndim(images) != 4:
         raise ValueError(f"{expected}, got {describe(images)}")
     values = value_range(images)
     if values and not (low <= values[0] and values[1] <= high):  # NaN is in no interval
         raise ValueError(f"{expected}, got {describe(images)}")
-    labels = jnp.asarray(labels)
-    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+    return jnp.asarray(images), check_labels(labels, len(images))
+
+
+def check_labels(labels: Any, count: int) -> jax.Array:
+    """Labels (count,) int32 of any integer type, or ValueError: none is wrapped around."""
+    expected = f"expected labels ({count},) of an integer type"
+    if not hasattr(labels, "dtype"):
+        try:
+            labels = np.asarray(labels)
+        except ValueError:  # lists of unequal length
+            raise ValueError(f"{expected}, got {describe(labels)}") from None
+    if np.shape(labels) != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{expected}, got {describe(labels)}")
+    values = value_range(labels)
+    if values and not -(2**31) <= values[0] <= values[1] < 2**31:
+        raise ValueError(f"expected labels in [0, K), got {values[0]} to {values[1]}")
+    return jnp.asarray(labels).astype(jnp.int32)
+
+
+def check_answer(answer: Any, count: int) -> tuple[Any, jax.Array]:
+    """(state, logits float32) of what an oracle answered about `count` images, or ValueError."""
+    if not (isinstance(answer, tuple) and len(answer) == 2):
         raise ValueError(
-            f"expected labels ({images.shape[0]},) of an integer type,"
-            f" got {labels.dtype} {labels.shape}"
+            "expected an oracle that answers (state, logits (B, K)), got"
+            f" {describe(answer)}; `stateless(f)` makes an oracle of a classifier f"
         )
-    return jnp.asarray(images), labels.astype(jnp.int32)
+    state, logits = answer
+    if not hasattr(logits, "dtype") or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(
+            f"expected an oracle with logits ({count}, K) of a floating type,"
+            f" got {describe(logits)}"
+        )
+    return state, logits.astype(jnp.float32)
+
+
+@contextlib.contextmanager
+def impure_in_words() -> Iterator[None]:
+    """Turns what Flax says of a network that changes itself into a ValueError with the remedy."""
+    try:
+        yield
+    except (flax.errors.TraceContextError, flax.errors.ModifyScopeVariableError) as error:
+        raise ValueError(
+            "expected a network that is a pure function, got one that changes its own variables:"
+            " put it in evaluation mode (nnx: module.eval(); Linen: train=False, or"
+            f" use_running_average=True). Flax says: {error}"
+        ) from error
 
 
 def check_classes(labels: jax.Array, logits_shape: tuple[int, ...]) -> None:
@@ -56,10 +112,31 @@ def check_classes(labels: jax.Array, logits_shape: tuple[int, ...]) -> None:
 
 
 def check_bounds(bounds) -> tuple[float, float]:
-    low, high = (float(b) for b in bounds)
+    try:
+        low, high = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected bounds (low, high) with low < high, got {bounds!r}") from None
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"expected bounds (low, high) with low < high, got {tuple(bounds)}")
     return low, high
+
+
+def in_pixels(bounds: tuple[float, float], **options: tuple[Any, Any]) -> list:
+    """The values of options that are in units of the pixels: (what was given, the default).
+
+    A default is for pixels in [0, 1].
+
+    Raises:
+      ValueError: other bounds, and no value.
+    """
+    if tuple(bounds) != (0.0, 1.0):
+        for name, (given, default) in options.items():
+            if given is None:
+                raise ValueError(
+                    f"expected {name}, in units of the pixels, with bounds {tuple(bounds)}:"
+                    f" its default of {default:g} is for (0, 1)"
+                )
+    return [default if given is None else given for given, default in options.values()]
 
 
 def check_key(key) -> None:
@@ -88,11 +165,14 @@ def check_positive(*, or_zero: bool = False, **options) -> None:
 
 
 def check_counts(*, or_zero: bool = False, **options) -> None:
-    """Raises ValueError for an option that is not a whole number above zero (or zero)."""
+    """Raises ValueError for an option that is not a whole number above zero (or zero), or is more
+    than int32 can count."""
     check_positive(or_zero=or_zero, **options)
     for name, value in options.items():
         if not isinstance(value, int | np.integer):
             raise ValueError(f"expected {name} to be a whole number, got {value!r}")
+        if value >= 2**31:
+            raise ValueError(f"expected {name} of at most {2**31 - 1}, got {value}")
 
 
 def check_choice(**options) -> None:

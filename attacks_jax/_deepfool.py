@@ -10,13 +10,14 @@ from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
 from attacks_jax._checks import check_bounds, check_counts, check_positive
-from attacks_jax._examples import PIXELS, TINY, expand, freeze, select
+from attacks_jax._examples import PIXELS, TINY, expand, freeze, select, width
 from attacks_jax._gradients import pull_back
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins
 
-# Each step goes this much farther than the linearised boundary, so that one that is of no length
-# (the image stands on the boundary) still leaves it. Foolbox has the same.
+# Each step goes this much farther than the linearised boundary, as a share of the bounds' width, so
+# that one that is of no length (the image stands on the boundary) still leaves it. Foolbox has the
+# same.
 BEYOND = 1e-4
 
 
@@ -78,8 +79,9 @@ class DeepFool(OneStage):
         def pick(values):
             return jnp.take_along_axis(values, nearest[None], axis=0)[0]
 
+        beyond = BEYOND * width(self.bounds)
         direction = jnp.take_along_axis(w, expand(nearest, w[0])[None], axis=0)[0]
-        distance = jnp.where(jnp.isfinite(pick(far)), pick(far) + BEYOND, 0.0)
+        distance = jnp.where(jnp.isfinite(pick(far)), pick(far) + beyond, 0.0)
         unit = direction / jnp.maximum(expand(pick(lengths), direction), TINY)
         total = state.total + expand(distance, unit) * unit
         images = jnp.clip(state.clean + (1.0 + self.overshoot) * total, *self.bounds)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from attacks_jax._apgd import apgd
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
-from attacks_jax._checks import check_choice
+from attacks_jax._checks import check_bounds, check_choice, in_pixels
 from attacks_jax._examples import Norm, norm, select
 from attacks_jax._outcome import finish
 from attacks_jax._square import square
@@ -161,7 +161,7 @@ def ensemble(
 
 def auto_attack(
     *,
-    eps: float | jax.Array = 0.3,
+    eps: float | jax.Array | None = None,
     norm: Literal["linf", "l2"] = "linf",
     num_steps: int = 100,
     num_queries: int = 5000,
@@ -174,15 +174,16 @@ def auto_attack(
     Untargeted; distances are in `norm`.
 
     Args:
-      eps: the ball's radius, in units of the pixels. Traced.
+      eps: the ball's radius, in units of the pixels; by default 0.3, for pixels in [0, 1]. Traced.
       norm: "linf" or "l2".
       num_steps: steps of a round of APGD.
       num_queries: Square's budget.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of their range; other bounds than (0, 1) without eps.
     """
+    (eps,) = in_pixels(check_bounds(bounds), eps=(eps, 0.3))
     apgd_ce = apgd(eps=eps, norm=norm, num_steps=num_steps, bounds=bounds)
     apgd_t = apgd(eps=eps, norm=norm, num_steps=num_steps, num_targets=9, bounds=bounds)
     random_search = square(eps=eps, norm=norm, num_steps=num_queries, p_init=SQUARES, bounds=bounds)

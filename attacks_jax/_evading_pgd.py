@@ -17,9 +17,8 @@ from attacks_jax._attack import (
     Oracle,
     OracleState,
     Result,
-    as_partial,
 )
-from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive, in_pixels
 from attacks_jax._examples import (
     PIXELS,
     accumulate,
@@ -36,6 +35,7 @@ from attacks_jax._gradients import finite, input_gradient
 from attacks_jax._guarded import Detector, ask
 from attacks_jax._losses import Loss, goal_margin, margin
 from attacks_jax._outcome import finish, wins
+from attacks_jax._pinned import as_partial
 
 # Of a unit vector less than this beside another is rounding, whose sign says nothing.
 PARALLEL = 1e-4
@@ -165,8 +165,8 @@ def across(direction: jax.Array, other: jax.Array) -> jax.Array:
 def evading_pgd(
     *,
     detector: Detector,
-    eps: float | jax.Array = 8 / 255,
-    step_size: float | jax.Array = 1 / 255,
+    eps: float | jax.Array | None = None,
+    step_size: float | jax.Array | None = None,
     num_steps: int = 100,
     final_step: float | jax.Array = 1.0,
     decay: float | jax.Array = 0.0,
@@ -199,8 +199,10 @@ def evading_pgd(
     Args:
       detector: images (B, H, W, C) -> (B,) float, differentiable, above zero where it flags, each
         row by its own image. Bind weights with `jax.tree_util.Partial`.
-      eps: the ball's radius, in units of the pixels; default: the authors' code. Traced.
-      step_size: the length of a step in the norm. Traced.
+      eps: the ball's radius, in units of the pixels; by default the authors' 8 / 255, for pixels in
+        [0, 1]. Traced.
+      step_size: the length of a step in the norm, in units of the pixels; by default 1 / 255.
+        Traced.
       num_steps: the most steps.
       final_step: the share of `step_size` that the last step has: steps fall along half a cosine.
         Constant by default, as the authors'; with a constant one an image goes to and fro beside
@@ -217,14 +219,17 @@ def evading_pgd(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; when run: a detector whose answer is not (B,) float.
+      ValueError: options out of their range; other bounds than (0, 1) without eps and step_size;
+        when run: a detector whose answer is not (B,) float.
     """
+    bounds = check_bounds(bounds)
+    eps, step_size = in_pixels(bounds, eps=(eps, 8 / 255), step_size=(step_size, 1 / 255))
     check_positive(eps=eps, or_zero=True)
     check_positive(step_size=step_size, final_step=final_step)
     check_positive(decay=decay, or_zero=True)
     check_counts(num_steps=num_steps)
     check_choice(mode=(mode, ("selective", "orthogonal")), norm=(norm, ("linf", "l2")))
     return EvadingPGD(
-        as_partial(detector), eps, step_size, final_step, decay, num_steps, mode, norm,
-        random_start, early_stop, as_partial(loss), targeted, check_bounds(bounds),
+        as_partial(detector, "detector"), eps, step_size, final_step, decay, num_steps, mode, norm,
+        random_start, early_stop, as_partial(loss, "loss"), targeted, bounds,
     )  # fmt: skip

@@ -14,13 +14,13 @@ from attacks_jax._attack import (
     Oracle,
     OracleState,
     Result,
-    as_partial,
 )
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_positive, in_pixels
 from attacks_jax._examples import select
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import Loss, cross_entropy, goal_margin
 from attacks_jax._outcome import finish
+from attacks_jax._pinned import as_partial
 
 
 class FGSMState(NamedTuple):
@@ -74,7 +74,7 @@ class FGSM(OneStage):
 
 def fgsm(
     *,
-    eps: float | jax.Array = 0.1,
+    eps: float | jax.Array | None = None,
     loss: Loss = cross_entropy,
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
@@ -85,21 +85,24 @@ def fgsm(
     returned as they are.
 
     Args:
-      eps: the step, in units of the pixels; CMAG attacks with 0.1, 0.2 and 0.3. Traced.
+      eps: the step, in units of the pixels; CMAG attacks with 0.1, 0.2 and 0.3. By default 0.1,
+        for pixels in [0, 1]. Traced.
       loss: what the attacker raises (untargeted) or lowers (targeted), a function of
         (logits (B, K), labels (B,), images (B, H, W, C)) to (B,).
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative eps, bounds that are no interval.
+      ValueError: a negative eps, bounds that are no interval, other bounds than (0, 1) without eps.
     """
+    bounds = check_bounds(bounds)
+    (eps,) = in_pixels(bounds, eps=(eps, 0.1))
     check_positive(eps=eps, or_zero=True)
-    return FGSM(eps, as_partial(loss), targeted, check_bounds(bounds))
+    return FGSM(eps, as_partial(loss, "loss"), targeted, bounds)
 
 
 def least_likely(
-    *, eps: float | jax.Array = 0.1, bounds: tuple[float, float] = (0.0, 1.0)
+    *, eps: float | jax.Array | None = None, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Attack:
     """x - eps * sign(grad_x CE(f(x), y_LL)), clipped: one step towards the least likely class y_LL.
 
@@ -108,11 +111,11 @@ def least_likely(
     image; `labels` are the true classes, and any other class is a success.
 
     Args:
-      eps: the step, in units of the pixels. Traced.
+      eps: the step, in units of the pixels; by default 0.1, for pixels in [0, 1]. Traced.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative eps, bounds that are no interval.
+      ValueError: a negative eps, bounds that are no interval, other bounds than (0, 1) without eps.
     """
     return fgsm(eps=eps, loss=_away_from_the_least_likely, bounds=bounds)
 

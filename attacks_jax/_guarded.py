@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
-from attacks_jax._attack import Images, Labels, Logits, Oracle, OracleState, as_partial
-from attacks_jax._checks import check_positive
+from attacks_jax._attack import Images, Labels, Logits, Oracle, OracleState
+from attacks_jax._checks import check_labels, check_positive, describe
+from attacks_jax._pinned import as_partial
 
 Detector = Callable[[Images], jax.Array]  # (B, H, W, C) -> (B,), above zero where it flags
 
@@ -34,7 +36,7 @@ def guarded_state(labels: Labels, oracle_state: OracleState = ()) -> Guard:
       labels: (B,) int, the true classes of the images that are attacked: those given to `run`.
       oracle_state: the state of the oracle behind the guard.
     """
-    return Guard(jnp.asarray(labels), oracle_state)
+    return Guard(check_labels(labels, np.size(labels)), oracle_state)
 
 
 def guarded(oracle: Oracle, detector: Detector, *, scale: float | jax.Array = 1.0) -> Oracle:
@@ -75,7 +77,7 @@ def guarded(oracle: Oracle, detector: Detector, *, scale: float | jax.Array = 1.
         not make or whose labels are not (B,), a detector whose answer is not (B,) float.
     """
     check_positive(scale=scale)
-    return Partial(_guarded, as_partial(oracle), as_partial(detector), scale)
+    return Partial(_guarded, as_partial(oracle, "oracle"), as_partial(detector, "detector"), scale)
 
 
 def _guarded(
@@ -100,10 +102,11 @@ def _guarded(
 def ask(detector: Detector, images: Images) -> jax.Array:
     """The detector's answer (B,) float32, or a ValueError that says what came instead."""
     flagged = detector(images)
-    if flagged.shape != images.shape[:1] or not jnp.issubdtype(flagged.dtype, jnp.floating):
+    is_array = hasattr(flagged, "dtype") and flagged.shape == images.shape[:1]
+    if not is_array or not jnp.issubdtype(flagged.dtype, jnp.floating):
         raise ValueError(
             f"expected a detector that answers ({len(images)},) float, above zero where it flags,"
-            f" got {flagged.dtype} {flagged.shape}"
+            f" got {describe(flagged)}"
         )
     return flagged.astype(jnp.float32)
 

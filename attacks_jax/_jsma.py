@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
-from attacks_jax._checks import check_bounds, check_positive
+from attacks_jax._checks import check_bounds, check_positive, in_pixels
 from attacks_jax._examples import freeze
 from attacks_jax._gradients import pull_back
 from attacks_jax._losses import goal_margin
@@ -17,6 +17,8 @@ from attacks_jax._outcome import finish, wins
 
 # Of so many pixels every pair is tried; they nearly always hold the best pair of all.
 SHORTLIST = 64
+# Pairs that are tried at a time, of all images together: 16 MiB.
+AT_ONCE = 2**22
 # The w of the bounds, about the one that gives gain and relief the same range.
 WEIGHTS = tuple(2.0 ** (power / 2) for power in range(-6, 7))
 
@@ -127,12 +129,23 @@ def _bounds(gain, relief):
 
 
 def _try_all(gain, relief):
-    """`best_pairs` by trial of all D^2; XLA keeps none of them."""
-    products = _product(
-        gain[:, :, None] + gain[:, None, :], relief[:, :, None] + relief[:, None, :]
-    )
-    products = jnp.where(jnp.eye(gain.shape[1], dtype=bool), 0.0, products)
-    of_first = jnp.max(products, axis=2)
+    """`best_pairs` by trial of all D^2, a block of first pixels at a time: all at once would take
+    84 GiB at 224x224x3."""
+    batch, size = gain.shape
+    rows = max(AT_ONCE // max(batch * size, 1), 1)
+    blocks = -(-size // rows)
+    missing = ((0, 0), (0, blocks * rows - size))
+    padded = [jnp.pad(values, missing, constant_values=-jnp.inf) for values in (gain, relief)]
+
+    def best_of(block):
+        start = block * rows
+        firsts = [lax.dynamic_slice_in_dim(values, start, rows, axis=1) for values in padded]
+        sums = [a[:, :, None] + b[:, None, :] for a, b in zip(firsts, (gain, relief), strict=True)]
+        is_itself = start + jnp.arange(rows)[:, None] == jnp.arange(size)
+        return jnp.max(jnp.where(is_itself, 0.0, _product(*sums)), axis=2)
+
+    of_first = jnp.moveaxis(lax.map(best_of, jnp.arange(blocks)), 0, 1)
+    of_first = of_first.reshape(batch, blocks * rows)[:, :size]
     first = jnp.argmax(of_first, axis=1)
 
     def beside(values):
@@ -152,7 +165,7 @@ def _product(gain, relief):
 
 def jsma(
     *,
-    theta: float | jax.Array = 1.0,
+    theta: float | jax.Array | None = None,
     gamma: float | jax.Array = 0.145,
     targeted: bool = True,
     bounds: tuple[float, float] = (0.0, 1.0),
@@ -166,16 +179,20 @@ def jsma(
     their channels, as in the paper; distances are l0, in whole pixels.
 
     Args:
-      theta: what a step adds to each of the two; below zero it darkens. Traced.
+      theta: what a step adds to each of the two, in units of the pixels; below zero it darkens. By
+        default 1, which saturates pixels in [0, 1]. Traced.
       gamma: the most changes of a pixel, as a share of all of them. Traced.
       targeted: labels are the targets. The paper's attack has always one; untargeted, the pairs
         that lower the label's logit and raise the others' are taken.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: theta is zero, gamma is not above zero, bounds that are no interval.
+      ValueError: theta is zero, gamma is not above zero, bounds that are no interval, other bounds
+        than (0, 1) without theta.
     """
+    bounds = check_bounds(bounds)
+    (theta,) = in_pixels(bounds, theta=(theta, 1.0))
     check_positive(gamma=gamma)
     if isinstance(theta, int | float) and not (theta and abs(theta) < float("inf")):
         raise ValueError(f"expected theta to be a number other than 0, got {theta}")
-    return JSMA(theta, gamma, targeted, check_bounds(bounds))
+    return JSMA(theta, gamma, targeted, bounds)

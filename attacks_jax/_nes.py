@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from attacks_jax._attack import (
     Attack,
-    as_partial,
 )
-from attacks_jax._checks import check_bounds, check_counts, check_positive
+from attacks_jax._checks import check_bounds, check_counts, check_positive, in_pixels
 from attacks_jax._losses import Loss, cross_entropy
+from attacks_jax._pinned import as_partial
 from attacks_jax._queries import Answer, QueryAttack, QueryState
 
 
@@ -89,11 +89,11 @@ class NES(QueryAttack):
 
 def nes(
     *,
-    eps: float | jax.Array = 0.05,
+    eps: float | jax.Array | None = None,
     num_steps: int = 10_000,
     samples: int = 50,
-    sigma: float | jax.Array = 0.001,
-    step_size: float | jax.Array = 0.01,
+    sigma: float | jax.Array | None = None,
+    step_size: float | jax.Array | None = None,
     momentum: float | jax.Array = 0.9,
     loss: Loss = cross_entropy,
     targeted: bool = False,
@@ -113,11 +113,12 @@ def nes(
     `success` false.
 
     Args:
-      eps: the radius of the ball, in units of the pixels. Traced.
+      eps: the radius of the ball, in units of the pixels; by default 0.05, for pixels in [0, 1].
+        Traced.
       num_steps: the most queries, apart from the first look and the last.
       samples: queries for each gradient, an even number.
-      sigma: the noise's standard deviation, in units of the pixels. Traced.
-      step_size: in units of the pixels. Traced.
+      sigma: the noise's standard deviation, in units of the pixels; by default 0.001. Traced.
+      step_size: in units of the pixels; by default 0.01. Traced.
       momentum: the share of the earlier gradients in a step's direction, in [0, 1). Traced.
       loss: what the attacker raises (untargeted) or lowers (targeted), a function of
         (logits (B, K), labels (B,), images (B, H, W, C)) to (B,).
@@ -126,8 +127,13 @@ def nes(
 
     Raises:
       ValueError: a negative eps, an odd number of samples, a momentum outside of [0, 1), another
-        option that is not above zero, bounds that are no interval.
+        option that is not above zero, bounds that are no interval, other bounds than (0, 1)
+        without eps, sigma and step_size.
     """
+    bounds = check_bounds(bounds)
+    eps, sigma, step_size = in_pixels(
+        bounds, eps=(eps, 0.05), sigma=(sigma, 0.001), step_size=(step_size, 0.01)
+    )
     check_positive(eps=eps, momentum=momentum, or_zero=True)
     check_positive(sigma=sigma, step_size=step_size)
     check_counts(num_steps=num_steps, samples=samples)
@@ -142,7 +148,7 @@ def nes(
         momentum,
         num_steps,
         samples,
-        as_partial(loss),
+        as_partial(loss, "loss"),
         targeted,
-        check_bounds(bounds),
+        bounds,
     )

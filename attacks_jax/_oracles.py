@@ -6,27 +6,38 @@ from typing import NamedTuple
 import jax
 from jax.tree_util import Partial
 
-from attacks_jax._attack import Images, Logits, Oracle, OracleState, as_partial
-from attacks_jax._checks import check_counts
+from attacks_jax._attack import Images, Logits, Oracle, OracleState
+from attacks_jax._checks import check_counts, describe
+from attacks_jax._pinned import as_partial
 
 
 def stateless(logits_fn: Callable[[Images], Logits]) -> Oracle:
     """Lifts a classifier, `images (B, H, W, C) -> logits (B, K)`, into an oracle without memory.
 
     Bind weights with `jax.tree_util.Partial(apply, params)`: they are then traced rather than
-    compiled in, and attacks on retrained weights reuse the compiled program.
+    compiled in, and attacks on retrained weights reuse the compiled program. A function that closes
+    over weights or over a module is compiled anew when these have changed.
+
+    Raises:
+      ValueError: what can't be called; when asked: an answer that is not an array.
     """
-    return Partial(_stateless, as_partial(logits_fn))
+    return Partial(_stateless, as_partial(logits_fn, "logits_fn"))
 
 
 def _stateless(logits_fn, oracle_state, images):
-    return oracle_state, logits_fn(images)
+    logits = logits_fn(images)
+    if isinstance(logits, tuple | list | dict):
+        raise ValueError(
+            f"expected a classifier that gives logits (B, K), got {describe(logits)}; of several"
+            " outputs take the logits: stateless(lambda images: network(images)[1])"
+        )
+    return oracle_state, logits
 
 
 def stochastic(logits_fn: Callable[[jax.Array, Images], Logits]) -> Oracle:
     """Lifts a randomised classifier, `key, images -> logits`. Its state is a key, of which every
     query uses up a part: `run(..., oracle_state=jax.random.key(0))`."""
-    return Partial(_stochastic, as_partial(logits_fn))
+    return Partial(_stochastic, as_partial(logits_fn, "logits_fn"))
 
 
 def _stochastic(logits_fn, key, images):
@@ -46,7 +57,7 @@ def eot(oracle: Oracle, *, samples: int) -> Oracle:
       ValueError: samples are not above zero.
     """
     check_counts(samples=samples)
-    return Partial(_Mean(samples), as_partial(oracle))
+    return Partial(_Mean(samples), as_partial(oracle, "oracle"))
 
 
 class _Mean(NamedTuple):  # equal to its like, so that an attack on it compiles once
@@ -75,7 +86,12 @@ def bpda(
     say, goes through `jax.pure_callback`.
     """
     substitute = _identity if substitute is None else substitute
-    return Partial(_bpda, as_partial(oracle), as_partial(transform), as_partial(substitute))
+    return Partial(
+        _bpda,
+        as_partial(oracle, "oracle"),
+        as_partial(transform, "transform"),
+        as_partial(substitute, "substitute"),
+    )
 
 
 def _identity(images):

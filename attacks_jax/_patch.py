@@ -16,7 +16,6 @@ from attacks_jax._attack import (
     Oracle,
     OracleState,
     Result,
-    as_partial,
 )
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 from attacks_jax._examples import example_keys, select, width
@@ -24,6 +23,7 @@ from attacks_jax._gradients import finite
 from attacks_jax._learning import Learning, draw_rows
 from attacks_jax._losses import Loss, cross_entropy, goal_margin
 from attacks_jax._outcome import finish, wins
+from attacks_jax._pinned import as_partial
 
 
 class PatchState(NamedTuple):
@@ -216,5 +216,5 @@ def patch(
         raise ValueError(f"expected place (row, column), got {place}")
     return Patch(
         None, step_size, rotation, scale[0], scale[1], place, size, shape, num_steps, batch_size,
-        as_partial(loss), targeted, check_bounds(bounds),
+        as_partial(loss, "loss"), targeted, check_bounds(bounds),
     )  # fmt: skip

@@ -15,9 +15,8 @@ from attacks_jax._attack import (
     Oracle,
     OracleState,
     Result,
-    as_partial,
 )
-from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive, in_pixels
 from attacks_jax._examples import (
     accumulate,
     example_keys,
@@ -31,6 +30,7 @@ from attacks_jax._examples import (
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import Loss, cross_entropy, goal_margin
 from attacks_jax._outcome import finish, wins
+from attacks_jax._pinned import as_partial
 
 
 class PGDState(NamedTuple):
@@ -161,8 +161,8 @@ class PGD(OneStage):
 
 def pgd(
     *,
-    eps: float | jax.Array = 0.3,
-    step_size: float | jax.Array = 0.01,
+    eps: float | jax.Array | None = None,
+    step_size: float | jax.Array | None = None,
     num_steps: int = 40,
     norm: Literal["linf", "l2"] = "linf",
     random_start: bool = True,
@@ -180,8 +180,8 @@ def pgd(
     last image is returned, or, where it fails, the last that was adversarial on the way.
 
     Args:
-      eps: the ball's radius, in units of the pixels; the paper's for MNIST. Traced.
-      step_size: the length of a step in the norm. Traced.
+      eps: the ball's radius, in units of the pixels; by default 0.3, the paper's for MNIST. Traced.
+      step_size: the length of a step in the norm, in units of the pixels; by default 0.01. Traced.
       num_steps: steps of a round.
       norm: "linf" or "l2".
       random_start: begin each round at a point drawn uniformly from the ball.
@@ -192,8 +192,11 @@ def pgd(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; restarts without a random start.
+      ValueError: options out of their range; restarts without a random start; other bounds than
+        (0, 1) without eps and step_size.
     """
+    bounds = check_bounds(bounds)
+    eps, step_size = in_pixels(bounds, eps=(eps, 0.3), step_size=(step_size, 0.01))
     check_positive(eps=eps, or_zero=True)
     check_positive(step_size=step_size)
     check_counts(num_steps=num_steps, restarts=restarts)
@@ -202,15 +205,14 @@ def pgd(
         raise ValueError(f"expected a random start with several restarts, got {restarts} without")
     return PGD(
         eps, step_size, 0.0, norm, num_steps, random_start, restarts, early_stop,
-        as_partial(loss), targeted,
-        check_bounds(bounds),
+        as_partial(loss, "loss"), targeted, bounds,
     )  # fmt: skip
 
 
 def bim(
     *,
-    eps: float | jax.Array = 16 / 255,
-    step_size: float | jax.Array = 1 / 255,
+    eps: float | jax.Array | None = None,
+    step_size: float | jax.Array | None = None,
     num_steps: int = 20,
     early_stop: bool = False,
     loss: Loss = cross_entropy,
@@ -220,15 +222,18 @@ def bim(
     """The basic iterative method: PGD in the l-infinity norm that starts at the clean image.
 
     Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world" (2017), section
-    2.2 (whose steps of one grey level, and min(eps + 4, 1.25 eps) of them, are the defaults); SPT,
+    2.2 (16 grey levels in steps of one, min(eps + 4, 1.25 eps) of them, are the defaults); SPT,
     section III-B: Clip_{x, eps}{x + step_size * sign(grad_x J(x, y))}. SPT calls eps xi, and the
     step epsilon.
 
     Args: as `pgd` has them.
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of their range; other bounds than (0, 1) without eps and step_size.
     """
+    eps, step_size = in_pixels(
+        check_bounds(bounds), eps=(eps, 16 / 255), step_size=(step_size, 1 / 255)
+    )
     return pgd(
         eps=eps, step_size=step_size, num_steps=num_steps, random_start=False,
         early_stop=early_stop, loss=loss, targeted=targeted, bounds=bounds,
@@ -237,7 +242,7 @@ def bim(
 
 def mifgsm(
     *,
-    eps: float | jax.Array = 16 / 255,
+    eps: float | jax.Array | None = None,
     step_size: float | jax.Array | None = None,
     num_steps: int = 10,
     decay: float | jax.Array = 1.0,
@@ -251,12 +256,15 @@ def mifgsm(
     x <- Clip_{x, eps}{x + step_size * sign(g)}. The norm is each example's own.
 
     Args: as `pgd` has them, and
+      eps: by default 16 / 255, for pixels in [0, 1]. Traced.
       step_size: eps / num_steps where it is None, as in the paper. Traced.
       decay: mu, how much of the gathered gradient stays. Traced.
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of their range; other bounds than (0, 1) without eps.
     """
+    bounds = check_bounds(bounds)
+    (eps,) = in_pixels(bounds, eps=(eps, 16 / 255))
     check_positive(eps=eps, or_zero=True)
     check_counts(num_steps=num_steps)
     check_positive(decay=decay, or_zero=True)
@@ -264,6 +272,5 @@ def mifgsm(
     check_positive(step_size=step_size, or_zero=True)
     return PGD(
         eps, step_size, decay, "linf", num_steps, False, 1, early_stop,
-        as_partial(loss), targeted,
-        check_bounds(bounds),
+        as_partial(loss, "loss"), targeted, bounds,
     )  # fmt: skip

@@ -9,10 +9,18 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result, as_partial
-from attacks_jax._checks import check_batch, check_classes, check_key, is_traced
+from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
+from attacks_jax._checks import (
+    check_answer,
+    check_batch,
+    check_classes,
+    check_key,
+    impure_in_words,
+    is_traced,
+)
 from attacks_jax._host_loop import host_loop
 from attacks_jax._learning import Learning
+from attacks_jax._pinned import as_partial, pinned
 
 Loop = Literal["auto", "host", "compiled"]
 
@@ -52,7 +60,7 @@ def run(
     if not images.shape[0]:  # many networks can't be called on nothing
         none = jnp.zeros(0, jnp.float32)
         return Result(images, none.astype(bool), none, none.astype(jnp.int32), oracle_state)
-    oracle = Partial(_in_float32, as_partial(oracle))
+    attack, oracle = _ready(attack, oracle)
     final = _final_state(attack, oracle, oracle_state, key, images, labels, loop)
     return _result(attack, oracle, final)
 
@@ -86,13 +94,20 @@ def fit(
     images, labels = check_batch(images, labels, attack.bounds)
     if not images.shape[0]:
         raise ValueError("expected at least one image to learn from, got none")
-    oracle = Partial(_in_float32, as_partial(oracle))
+    attack, oracle = _ready(attack, oracle)
     return attack.learnt(_final_state(attack, oracle, oracle_state, key, images, labels, loop))
+
+
+def _ready(attack: Any, oracle: Any) -> tuple[Any, Partial]:
+    """Attack and oracle as `jit` takes them."""
+    return pinned(attack), Partial(_in_float32, pinned(as_partial(oracle, "oracle")))
 
 
 def _final_state(attack, oracle, oracle_state, key, images, labels, loop):
     """The attack's state when all its steps are made."""
-    check_classes(labels, _query.eval_shape(oracle, oracle_state, images)[1].shape)
+    with impure_in_words():
+        answer = _query.eval_shape(oracle, oracle_state, images)
+    check_classes(labels, answer[1].shape)
     traced = is_traced(key, *jax.tree.leaves((attack, oracle, images, labels, oracle_state)))
     if loop not in ("auto", "host", "compiled"):
         raise ValueError(f"expected loop 'auto', 'host' or 'compiled', got {loop!r}")
@@ -115,8 +130,7 @@ def _drive(attack, oracle, oracle_state, key, images, labels):
 
 
 def _in_float32(oracle, oracle_state, images):
-    oracle_state, logits = oracle(oracle_state, images)
-    return oracle_state, logits.astype(jnp.float32)
+    return check_answer(oracle(oracle_state, images), len(images))
 
 
 @jax.jit

@@ -9,11 +9,11 @@ import numpy as np
 
 from attacks_jax._attack import (
     Attack,
-    as_partial,
 )
-from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive, in_pixels
 from attacks_jax._examples import TINY
 from attacks_jax._losses import Loss, cross_entropy, margin
+from attacks_jax._pinned import as_partial
 from attacks_jax._queries import Answer, QueryAttack, QueryState, step_key
 
 # The share of the pixels in a square is halved after each of these iterations of 10,000.
@@ -92,9 +92,9 @@ class Square(QueryAttack):
     def _tiles(self, key, clean):
         height, width, channels = clean.shape
         side = max(min(height, width) // TILES, 1)
-        margin = max((height - side * TILES) // 2, 0)
-        rows, cols = (np.arange(n)[:, None] - margin for n in (height, width))
         down, across = height // side, width // side
+        # What the tiles leave of an axis is its margin, half of it on either side.
+        rows, cols = (np.arange(n)[:, None] - n % side // 2 for n in (height, width))
         in_tile = ((rows >= 0) & (rows < down * side)) * ((cols >= 0) & (cols < across * side)).T
         flips, colour = jax.random.split(key)
         flipped = jax.random.bernoulli(flips, shape=(down, across))
@@ -175,7 +175,7 @@ def _pattern(rows, cols, side, largest):
 
 def square(
     *,
-    eps: float | jax.Array = 0.05,
+    eps: float | jax.Array | None = None,
     num_steps: int = 10_000,
     norm: Literal["linf", "l2"] = "linf",
     p_init: float | jax.Array = 0.05,
@@ -192,7 +192,8 @@ def square(
     image of the greatest loss is, with `success` false.
 
     Args:
-      eps: the radius of the ball, in units of the pixels. Traced.
+      eps: the radius of the ball, in units of the pixels; by default 0.05, for pixels in [0, 1].
+        Traced.
       num_steps: the most queries, apart from the first look and the last. The squares' sizes
         shrink on a schedule of that length.
       norm: of the ball.
@@ -206,8 +207,10 @@ def square(
 
     Raises:
       ValueError: a negative eps, a norm of another name, num_steps not above zero, p_init not in
-        (0, 1], bounds that are no interval.
+        (0, 1], bounds that are no interval, other bounds than (0, 1) without eps.
     """
+    bounds = check_bounds(bounds)
+    (eps,) = in_pixels(bounds, eps=(eps, 0.05))
     check_positive(eps=eps, or_zero=True)
     check_positive(p_init=p_init)
     check_counts(num_steps=num_steps)
@@ -216,4 +219,4 @@ def square(
         raise ValueError(f"expected p_init to be 1 or below, got {p_init}")
     if loss is None:
         loss = cross_entropy if targeted else margin
-    return Square(eps, p_init, num_steps, norm, as_partial(loss), targeted, check_bounds(bounds))
+    return Square(eps, p_init, num_steps, norm, as_partial(loss, "loss"), targeted, bounds)

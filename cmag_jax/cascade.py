@@ -12,7 +12,7 @@ from cmag_jax import reconstructors
 from cmag_jax.config import CMAGConfig
 from cmag_jax.rarity import Tails, rarity, untold
 from cmag_jax.scores import ASK_AGAIN, SCORES, Evidence, Usual, context, move, surprise
-from cmag_jax.victim import Images, Victim
+from cmag_jax.victim import Images, Victim, ready
 
 
 @jax.tree_util.register_dataclass
@@ -48,15 +48,16 @@ def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> 
     _, height, width, channels = images.shape
     shape = (height, width, channels)
     reconstructors.check_image_shape(shape)
-    feature_maps, logits = jax.eval_shape(victim, jnp.zeros((1, *shape)))
-    reconstructors.check_feature_maps(feature_maps.shape[1:], shape)
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    feature_maps, logits = jax.eval_shape(ready(victim), image)
+    reconstructors.check_feature_maps(feature_maps, shape)
     if logits.shape[-1] < 2:
         raise ValueError(f"expected a victim of at least 2 classes, got {logits.shape[-1]}")
     empty = CMAGParams(None, None, None, None, None, config, shape)
     inputs = (feature_maps.shape, logits.shape, (1, *shape))
     keys = jax.random.split(jax.random.fold_in(key, 0), 3)
     fmr, lr, gr = (
-        module.init(k, jnp.zeros(of))
+        module.init(k, jnp.zeros(of, jnp.float32))
         for module, k, of in zip(modules(empty), keys, inputs, strict=True)
     )
     usual = _no_usual(logits.shape[-1]) if "drift" in config.scores else None
@@ -143,6 +144,6 @@ def judge_apart(params: CMAGParams, seen: Evidence) -> dict[str, jax.Array]:
 
 def _no_usual(classes: int) -> Usual:
     """Under which a score is its own surprise."""
-    image, logits = jnp.zeros((1, 4, 4, 1)), jnp.zeros((1, classes))
+    image, logits = (jnp.zeros(shape, jnp.float32) for shape in ((1, 4, 4, 1), (1, classes)))
     features = context(Evidence(image, logits, image, image, logits, logits)).shape[-1]
-    return Usual(jnp.zeros(features), jnp.zeros(features))
+    return Usual(jnp.zeros(features, jnp.float32), jnp.zeros(features, jnp.float32))

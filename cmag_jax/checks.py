@@ -1,9 +1,11 @@
 """Checks at the library's edge, in words that name what was expected and what came."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -14,35 +16,58 @@ def check_images(
 
     Traced images can be checked for shape and type only.
     """
-    expected = f"expected {what} (B, {', '.join(map(str, image_shape or 'HWC'))}) in [0, 1]"
-    right_shape = np.ndim(images) == 4 and (
-        image_shape is None or np.shape(images)[1:] == tuple(image_shape)
-    )
-    dtype, values = getattr(images, "dtype", None), _value_range(images)
-    in_range = values is None or 0 <= values[0] <= values[1] <= 1  # NaN is in no interval
-    if right_shape and dtype == np.float32 and in_range:
-        if at_least and len(images) < at_least:
-            raise ValueError(f"expected at least {at_least} {what}, got {len(images)}")
-        return
-    came = f"{dtype or type(images).__name__} {tuple(np.shape(images))}"
-    if values:
-        came += f" with min {values[0]:.6g}, max {values[1]:.6g}"
-    raise ValueError(f"{expected}, got {came}")
+    shape = ", ".join(map(str, image_shape or "HWC"))
+    expected = f"expected {what} (B, {shape}) float32 in [0, 1]"
+    if getattr(images, "dtype", None) == np.float32 and np.ndim(images) == 4:
+        right_shape = image_shape is None or np.shape(images)[1:] == tuple(image_shape)
+        values = value_range(images)
+        in_range = values is None or 0 <= values[0] <= values[1] <= 1  # NaN is in no interval
+        if right_shape and in_range:
+            if at_least and len(images) < at_least:
+                raise ValueError(f"expected at least {at_least} {what}, got {len(images)}")
+            return
+    raise ValueError(f"{expected}, got {describe(images)}")
+
+
+def check_same_images(a: Any, b: Any) -> None:
+    """Raises ValueError unless both are images (..., H, W, C) of one shape and a floating type,
+    in [0, 1]."""
+    for images in (a, b):
+        if not hasattr(images, "dtype") or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"expected images (..., H, W, C) of floats, got {describe(images)}")
+        values = value_range(images)
+        in_range = values is None or 0 <= values[0] <= values[1] <= 1
+        if np.ndim(images) < 3 or not in_range:
+            raise ValueError(f"expected images (..., H, W, C) in [0, 1], got {describe(images)}")
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"expected images of one shape, got {np.shape(a)} and {np.shape(b)}")
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """Raises ValueError unless these options are whole numbers of at least 1."""
+    """Raises ValueError unless these options are whole numbers from 1 to what int32 can count."""
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int | np.integer) or value < 1:
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < 1:
             raise ValueError(f"expected {name} to be a whole number of at least 1, got {value!r}")
+        if value >= 2**31:
+            raise ValueError(f"expected {name} of at most {2**31 - 1}, got {value}")
 
 
 def check_above_zero(config: Any, *names: str) -> None:
     """Raises ValueError unless these options are finite and above 0."""
     for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"expected a finite {name} above 0, got {getattr(config, name)}")
+        value = check_number(config, name)
+        if not 0 < value < math.inf:
+            raise ValueError(f"expected a finite {name} above 0, got {value}")
+
+
+def check_number(config: Any, name: str) -> float:
+    """The option, or ValueError unless it is one number."""
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ValueError(f"expected {name} to be a number, got {value!r}")
+    return float(value)
 
 
 def check_sequence(config: Any, *names: str) -> None:
@@ -52,9 +77,37 @@ def check_sequence(config: Any, *names: str) -> None:
             raise ValueError(f"expected {name} to be a tuple, got {getattr(config, name)!r}")
 
 
-def _value_range(images) -> tuple[float, float] | None:
-    """(lowest, highest) pixel, NaN where there is one; None where it can't be known."""
-    if isinstance(images, jax.core.Tracer) or not hasattr(images, "dtype") or not images.size:
+def value_range(array: Any) -> tuple[float, float] | None:
+    """(lowest, highest) value, NaN where there is one; None where it can't be known."""
+    kind = getattr(getattr(array, "dtype", None), "kind", None)
+    if isinstance(array, jax.core.Tracer) or kind is None or kind in "OSUMmV" or not array.size:
         return None
     with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
-        return images.min().item(), images.max().item()
+        return array.min().item(), array.max().item()
+
+
+def describe(thing: Any, depth: int = 1) -> str:
+    """'float32 (28, 28) with min 0, max 255', as far as it can be known."""
+    if isinstance(thing, tuple | list | dict):
+        inner = list(thing.values() if isinstance(thing, dict) else thing)[: 4 * depth]
+        of = ", ".join(describe(one, 0) for one in inner)
+        return f"{type(thing).__name__} of {of or 'nothing'}" if depth else type(thing).__name__
+    if not hasattr(thing, "dtype"):
+        return f"{type(thing).__name__} {str(thing)[:40]}"
+    text, values = f"{thing.dtype} {tuple(np.shape(thing))}", value_range(thing)
+    return f"{text} with min {_digits(values[0])}, max {_digits(values[1])}" if values else text
+
+
+def _digits(value: float) -> str:
+    """With the digits that tell it from its neighbours in float32: 1.0000001."""
+    short = f"{value:g}"
+    number = np.float32(value)
+    return short if number == np.float32(short) else str(number)
+
+
+def of_none(function: Callable[[jax.Array], Any], images: Any) -> Any:
+    """What a function of images gives for none of them, without asking any network: many can't be
+    called on nothing. Each leaf of its answer starts with the batch."""
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    shapes = jax.eval_shape(function, one)
+    return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), shapes)

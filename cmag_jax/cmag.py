@@ -36,19 +36,20 @@ from cmag_jax.cascade import (
     combine as combine_reconstructions,
 )
 from cmag_jax.cascade import init as init
-from cmag_jax.checks import check_images
+from cmag_jax.checks import check_images, of_none
 from cmag_jax.config import CMAG_PLUS as CMAG_PLUS
 from cmag_jax.config import CMAGConfig as CMAGConfig
 from cmag_jax.rarity import tails
 from cmag_jax.scores import Evidence, context, drift, usual_of
 from cmag_jax.ssim import SSIM
 from cmag_jax.thresholds import calibrate as calibrate
+from cmag_jax.thresholds import check_finite
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.training import train
 from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
-from cmag_jax.victim import as_partial
+from cmag_jax.victim import ready
 
 MODULES = ("fmr", "lr", "gr", "usual", "tails")  # in the order in which they are fitted
 FROM_HELD_OUT = ("tails",)  # those of them that are fitted to held-out images
@@ -88,10 +89,14 @@ def fit(
     Raises:
       ValueError: images of the wrong shape, type or range; feature maps that do not enlarge
         evenly to the images' size; no images; less than LEAST_HELD_OUT held out for a
-        configuration that decides by rarity.
+        configuration that decides by rarity; a victim that gives no (feature maps, logits), or with
+        which losses or scores are not finite.
     """
     check_images(images, at_least=1)
-    images = jnp.asarray(images)  # moved to the device once, not once a module
+    victim, images = (
+        ready(victim),
+        jnp.asarray(images),
+    )  # moved to the device once, not once a module
     params, losses = init(key, victim, images, config or CMAGConfig()), {}
     if params.tails is not None:
         if held_out is None:
@@ -128,7 +133,7 @@ def fit_module(
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
     least = LEAST_HELD_OUT if name in FROM_HELD_OUT and params.tails is not None else 1
     check_images(images, params.image_shape, at_least=least)
-    victim, images = as_partial(victim), jnp.asarray(images)
+    victim, images = ready(victim), jnp.asarray(images)
     if name in ("usual", "tails"):
         solve = _fit_usual if name == "usual" else _fit_tails
         return solve(victim, params, images), np.zeros(0, np.float32)
@@ -157,7 +162,7 @@ def reconstruct(victim: Victim, params: CMAGParams, images: Images) -> Reconstru
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
-    return _reconstruct(as_partial(victim), params, images)
+    return _asked(_reconstruct, victim, params, images)
 
 
 def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
@@ -172,7 +177,7 @@ def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.A
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
-    return _score(as_partial(victim), params, images)
+    return _asked(_score, victim, params, images)
 
 
 def scores_apart(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
@@ -183,7 +188,7 @@ def scores_apart(victim: Victim, params: CMAGParams, images: Images) -> dict[str
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
-    return _scores_apart(as_partial(victim), params, images)
+    return _asked(_scores_apart, victim, params, images)
 
 
 def reconstruction_loss(x: jax.Array, rebuilt: jax.Array, *, mu: float, ssim: str) -> jax.Array:
@@ -205,8 +210,8 @@ def _fmr_loss(weights, context, batch, key):
         # to give back the image that such features belong to, not what was added to it.
         noisy = (len(x) + 1) // 2
         sd_key, noise_key = jax.random.split(key)
-        sd = jax.random.uniform(sd_key, (noisy, 1, 1, 1), maxval=config.fmr_noise)
-        noise = sd * jax.random.normal(noise_key, x[:noisy].shape)
+        sd = jax.random.uniform(sd_key, (noisy, 1, 1, 1), jnp.float32, maxval=config.fmr_noise)
+        noise = sd * jax.random.normal(noise_key, x[:noisy].shape, jnp.float32)
         of_noisy, _ = victim(jnp.clip(x[:noisy] + noise, 0, 1))
         feature_maps = jnp.concatenate([of_noisy, feature_maps[noisy:]])
     rebuilt = apply(modules(params).fmr, weights, feature_maps)
@@ -234,7 +239,7 @@ def _gr_loss(weights, context, batch, key):
     errors = error(x, distil(logits, config))
     if config.contrast:
         # A legitimate image whose class is told wrongly stands in for one whose victim is fooled.
-        wrong = jax.nn.one_hot(_another_class(key, logits), logits.shape[-1])
+        wrong = jax.nn.one_hot(_another_class(key, logits), logits.shape[-1], dtype=jnp.float32)
         errors += config.contrast * error(1 - x, wrong)
     return jnp.mean(errors)
 
@@ -279,6 +284,7 @@ def _fit_usual(victim, params: CMAGParams, images: jax.Array) -> CMAGParams:
     if params.usual is None:
         return params
     drifts, contexts = _each(_drift_and_context, victim, params, images)
+    check_finite({"drift": drifts})
     return dataclasses.replace(params, usual=usual_of(drifts, contexts))
 
 
@@ -286,6 +292,7 @@ def _fit_tails(victim, params: CMAGParams, images: jax.Array) -> CMAGParams:
     if params.tails is None:
         return params
     scores = _each(_judged_apart, victim, params, images)
+    check_finite(scores)
     return dataclasses.replace(params, tails=tails(scores))
 
 
@@ -301,6 +308,14 @@ def _each(function: Callable, victim, params: CMAGParams, images: jax.Array) -> 
         for start in range(0, len(images), LOOK_BATCH)
     ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _asked(function: Callable, victim: Victim, params: CMAGParams, images: Images) -> Any:
+    """The jitted function of images, also of none."""
+    victim = ready(victim)
+    if not images.shape[0]:
+        return of_none(lambda x: function(victim, params, x), images)
+    return function(victim, params, images)
 
 
 @jax.jit

@@ -16,7 +16,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from cmag_jax.checks import check_above_zero, check_counts, check_sequence
+from cmag_jax.checks import check_above_zero, check_counts, check_number, check_sequence
 from cmag_jax.scores import SCORES
 from cmag_jax.ssim import SSIM
 
@@ -60,11 +60,11 @@ class CMAGConfig:
         check_sequence(self, "scores")
         object.__setattr__(self, "scores", tuple(self.scores))  # of JSON it comes as a list
         for name in ("mu_fmr", "mu_lr", "mu_gr"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= check_number(self, name) <= 1:
                 raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
         check_above_zero(self, "temperature", "learning_rate", "final_rate")
         for name in ("fmr_noise", "contrast"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not 0 <= check_number(self, name) < math.inf:
                 raise ValueError(
                     f"expected a finite {name} of at least 0, got {getattr(self, name)}"
                 )

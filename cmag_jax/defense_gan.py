@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from cmag_jax import gan, reconstructors
-from cmag_jax.checks import check_above_zero, check_counts, check_images
+from cmag_jax.checks import check_above_zero, check_counts, check_images, check_number
 from cmag_jax.thresholds import calibrate as calibrate
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.victim import Images as Images
@@ -64,12 +64,12 @@ class DefenseGANConfig:
                     f"expected {name} 'convolutional' or 'dense', got {getattr(self, name)!r}"
                 )
         check_above_zero(self, "learning_rate", "search_rate")
-        if not self.penalty >= 0:
+        if not check_number(self, "penalty") >= 0:
             raise ValueError(f"expected penalty of at least 0, got {self.penalty}")
         for name in ("beta1", "beta2", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= check_number(self, name) < 1:
                 raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
-        if not 0 <= self.final_rate <= 1:
+        if not 0 <= check_number(self, "final_rate") <= 1:
             raise ValueError(f"expected final_rate in [0, 1], got {self.final_rate}")
         check_counts(self, "generator_width", "critic_width", "latent_size", "critic_steps")
         check_counts(self, "batch_size", "epochs", "search_steps", "restarts")
@@ -173,12 +173,12 @@ def init(
     if "convolutional" in (config.generator, config.critic):
         reconstructors.check_image_shape(image_shape)
     keys = jax.random.split(jax.random.fold_in(key, 0), 3)
-    starts = jax.random.normal(keys[0], (config.restarts, config.latent_size))
+    starts = jax.random.normal(keys[0], (config.restarts, config.latent_size), jnp.float32)
     empty = DefenseGANParams(gan.Weights(None, None), starts, config, image_shape)
     generator, critic = _networks(empty)
-    image = jnp.zeros((1, *image_shape))
+    image = jnp.zeros((1, *image_shape), jnp.float32)
     weights = gan.Weights(_init(generator, keys[1], starts), _init(critic, keys[2], image))
-    return dataclasses.replace(empty, gan=weights, starts=starts / np.sqrt(config.latent_size))
+    return dataclasses.replace(empty, gan=weights, starts=starts / config.latent_size**0.5)
 
 
 # Under jit what the networks would make of their inputs is never computed.
@@ -217,8 +217,10 @@ def project(params: DefenseGANParams, images: Images, z_start: jax.Array, steps:
         raise ValueError(
             f"expected z_start ({images.shape[0]}, R, {size}), got {tuple(np.shape(z_start))}"
         )
-    if steps < 0:
-        raise ValueError(f"expected at least 0 steps, got {steps}")
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"expected a whole number of steps of at least 0, got {steps!r}")
+    if not images.shape[0]:
+        return jnp.zeros((0, *np.shape(z_start)[1:]), jnp.float32)
     traced = any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((params, images, z_start)))
     convolutional = params.config.generator == "convolutional"
     if convolutional and jax.default_backend() == "cpu" and not traced:
@@ -238,6 +240,8 @@ def reconstruct(params: DefenseGANParams, images: Images) -> jax.Array:
     """
     check_images(images, params.image_shape)
     # Stopped before the search too: then `grad` without `jit` leaves it concrete, and fast.
+    if not images.shape[0]:
+        return jnp.zeros((0, *params.image_shape), jnp.float32)
     still_params, still_images = lax.stop_gradient((params, jnp.asarray(images)))
     starts = jnp.broadcast_to(still_params.starts, (images.shape[0], *params.starts.shape))
     z = project(still_params, still_images, starts, params.config.search_steps)

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cmag_jax.checks import check_images, check_sequence
+from cmag_jax.checks import check_images, check_sequence, of_none
 from cmag_jax.thresholds import calibrate as calibrate
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
-from cmag_jax.victim import as_partial
+from cmag_jax.victim import ready
 
 MEDIAN_SIZES = (2, 3)  # pixels across the window; the paper's
 
@@ -105,8 +105,7 @@ def score(victim: Victim, params: FeatureSqueezingParams, images: Images) -> dic
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
-    check_images(images, params.image_shape)
-    return _score(as_partial(victim), params, images, straight_through=False)
+    return _checked_score(victim, params, images, straight_through=False)
 
 
 def approximate_score(
@@ -114,8 +113,7 @@ def approximate_score(
 ) -> dict[str, jax.Array]:
     """`score`, with the same values but another gradient: backwards, rounding is the identity
     (BPDA of Athalye, Carlini and Wagner, 2018, section 4.1). For adaptive attackers. Jitted."""
-    check_images(images, params.image_shape)
-    return _score(as_partial(victim), params, images, straight_through=True)
+    return _checked_score(victim, params, images, straight_through=True)
 
 
 def bit_depth(images: Images, bits: int) -> jax.Array:
@@ -123,9 +121,10 @@ def bit_depth(images: Images, bits: int) -> jax.Array:
     1)) / (2**bits - 1), halves to the even level as in the authors' code.
 
     Raises:
-      ValueError: bits outside 1 to 8.
+      ValueError: bits outside 1 to 8; images of another shape, type or range.
     """
     _check_bits(bits)
+    check_images(images)
     levels = 2**bits - 1
     return jnp.round(jnp.asarray(images) * levels) / levels
 
@@ -139,9 +138,10 @@ def median_smooth(images: Images, size: int) -> jax.Array:
     and to the left, and the median of its four is the second largest.
 
     Raises:
-      ValueError: a size other than 2 and 3.
+      ValueError: a size other than 2 and 3; images of another shape, type or range.
     """
     _check_size(size)
+    check_images(images)
     x = jnp.asarray(images)
     # Columns are sorted first, once for all the windows that they are part of; then only a few of
     # the sorted pixels can be the median.
@@ -200,6 +200,12 @@ def _squeezed(images: jax.Array, config: FeatureSqueezingConfig, straight_throug
         yield rounded + (images - lax.stop_gradient(images)) if straight_through else rounded
     for size in config.medians:
         yield median_smooth(images, size)
+
+
+def _checked_score(victim, params, images, *, straight_through: bool) -> dict[str, jax.Array]:
+    check_images(images, params.image_shape)
+    function = partial(_score, ready(victim), params, straight_through=straight_through)
+    return function(images) if images.shape[0] else of_none(function, images)
 
 
 @partial(jax.jit, static_argnames="straight_through")

@@ -18,6 +18,8 @@ import numpy as np
 import optax
 from jax import lax
 
+from cmag_jax.training import check_loss
+
 ImageShape = tuple[int, int, int]  # H, W, C
 Kind = Literal["convolutional", "dense"]
 
@@ -99,7 +101,7 @@ def gradient_penalty(
     """The mean of (||grad critic||_2 - 1)^2 at one random point between each real and its fake
     image, both (B, H, W, C) (Gulrajani et al., eq. 3). The norm is over the whole image; the
     reference's code takes it over the rows alone."""
-    share = jax.random.uniform(key, (real.shape[0], 1, 1, 1))
+    share = jax.random.uniform(key, (real.shape[0], 1, 1, 1), jnp.float32)
     between = real + share * (fake - real)
     slopes = jax.grad(lambda x: jnp.sum(critic(x)))(between)
     # 1e-12: the root's slope at 0 is infinite.
@@ -146,7 +148,7 @@ def train(
     optimisers = Weights(adam(epochs * steps // critic_steps), adam(epochs * steps))
 
     def samples(generator_weights, key):
-        z = jax.random.normal(key, (batch_size, latent_size))
+        z = jax.random.normal(key, (batch_size, latent_size), jnp.float32)
         return generator.apply(generator_weights, z)
 
     def critic_loss(critic_weights, generator_weights, real, key):
@@ -190,7 +192,7 @@ def train(
         carry, values = run_epoch(carry, images, batches, keys, turns)
         of_critic, of_generator = (np.asarray(v) for v in values)
         mean = of_generator[turns].mean() if turns.any() else np.nan
-        losses.append((of_critic.mean(), mean))
+        losses.append((check_loss(of_critic.mean(), epoch, learning_rate), mean))
         on_epoch(epoch + 1, float(losses[-1][0]))
     return carry[0], *np.array(losses, np.float32).T
 
@@ -231,7 +233,7 @@ def _compiled_epoch(critic_step, generator_step):
             indices, key, turn = now
             carry, of_critic = critic_step(carry, images, indices, key)
             carry, of_generator = lax.cond(
-                turn, generator_step, lambda carry, _: (carry, jnp.nan), carry, key
+                turn, generator_step, lambda carry, _: (carry, jnp.float32(jnp.nan)), carry, key
             )
             return carry, (of_critic, of_generator)
 

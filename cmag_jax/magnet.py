@@ -23,7 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmag_jax import thresholds
-from cmag_jax.checks import check_above_zero, check_counts, check_images, check_sequence
+from cmag_jax.checks import (
+    check_above_zero,
+    check_counts,
+    check_images,
+    check_number,
+    check_sequence,
+    of_none,
+)
 from cmag_jax.divergence import jensen_shannon as jensen_shannon
 from cmag_jax.few_channels import Convolution
 from cmag_jax.thresholds import combine as combine
@@ -31,7 +38,7 @@ from cmag_jax.thresholds import detect as detect
 from cmag_jax.training import train
 from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
-from cmag_jax.victim import as_partial
+from cmag_jax.victim import ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +63,7 @@ class MagNetConfig:
         check_counts(self, "width", "batch_size", "epochs")
         check_sequence(self, "temperatures")
         for name in ("noise", "regularisation"):
-            if not getattr(self, name) >= 0:
+            if not check_number(self, name) >= 0:
                 raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
         names = {f"{t:g}" for t in self.temperatures if t > 0}
         if len(names) < len(self.temperatures):
@@ -143,7 +150,7 @@ def fit_module(
     config, autoencoder = params.config, _autoencoder(name, params)
 
     def loss(weights, _context, x, key):
-        noisy = jnp.clip(x + config.noise * jax.random.normal(key, x.shape), 0, 1)
+        noisy = jnp.clip(x + config.noise * jax.random.normal(key, x.shape, jnp.float32), 0, 1)
         rebuilt, activity = autoencoder.apply(weights, noisy)
         # Summed over the batch, as `activity_regularizer` did in the Keras of 2017.
         return jnp.mean((rebuilt - x) ** 2) + config.regularisation * activity
@@ -173,7 +180,10 @@ def init(key: jax.Array, victim: Victim, images: Images, config: MagNetConfig) -
     if channels == 1 and (height % 2 or width % 2):  # autoencoder I halves and doubles them
         raise ValueError(f"expected grey images with even H and W, got {height}x{width}")
     empty = MagNetParams(None, None, config, (height, width, channels))
-    keys, image = jax.random.split(jax.random.fold_in(key, 0)), jnp.zeros((1, *images.shape[1:]))
+    keys, image = (
+        jax.random.split(jax.random.fold_in(key, 0)),
+        jnp.zeros((1, *images.shape[1:]), jnp.float32),
+    )
     one, two = (_autoencoder(n, empty).init(k, image) for n, k in zip(MODULES, keys, strict=True))
     return dataclasses.replace(empty, I=one, II=two)
 
@@ -185,6 +195,8 @@ def autoencode(params: MagNetParams, images: Images) -> Reconstructions:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
+    if not images.shape[0]:
+        return of_none(lambda x: _autoencode(params, x), images)
     return _autoencode(params, images)
 
 
@@ -201,14 +213,17 @@ def score(victim: Victim, params: MagNetParams, images: Images) -> dict[str, jax
       "l2" (B,): mean squared error of autoencoder I over the pixels, in [0, 1]; "l1" (B,): mean
       absolute error of autoencoder II, in [0, 1] (section 4.2.1; means, as in the authors' code).
       "jsd10", "jsd40" (B,), for each temperature T: the Jensen-Shannon divergence between
-      softmax(z(x) / T) and softmax(z(AE_I(x)) / T), in [0, log 2] up to rounding (section 4.2.2).
+      softmax(z(x) / T) and softmax(z(AE_I(x)) / T), in [0, log 2] (section 4.2.2).
       Higher means more adversarial.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
-    return _score(as_partial(victim), params, images)
+    victim = ready(victim)
+    if not images.shape[0]:
+        return of_none(lambda x: _score(victim, params, x), images)
+    return _score(victim, params, images)
 
 
 def calibrate(
@@ -232,8 +247,7 @@ def calibrate(
         raise ValueError(f"expected either fpr or drop_rate, got {fpr=} and {drop_rate=}")
     if drop_rate is None:
         return thresholds.calibrate(clean_scores, fpr=fpr)
-    if not 0 <= drop_rate < 1:
-        raise ValueError(f"expected drop_rate in [0, 1), got {drop_rate}")
+    thresholds.check_rate(drop_rate=drop_rate)
     thresholds.calibrate(clean_scores, fpr=0)  # refuses what it should, in its own words
     alone = [thresholds.calibrate({k: v}, fpr=drop_rate) for k, v in clean_scores.items()]
     return {name: threshold for each in alone for name, threshold in each.items()}
@@ -267,7 +281,7 @@ class _Autoencoder(nn.Module):
             x = jnp.repeat(jnp.repeat(layer(x, self.width), 2, axis=2), 2, axis=3)
         x = layer(x, self.width)
         rebuilt = layer(x, channels).transpose(0, 2, 3, 1)
-        return rebuilt, sum(activities, jnp.zeros(()))
+        return rebuilt, sum(activities, jnp.zeros((), jnp.float32))
 
 
 def _halve(x: jax.Array) -> jax.Array:

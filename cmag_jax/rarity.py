@@ -56,8 +56,8 @@ def rarity(scores: Scores, of: Tails) -> jax.Array:
 
 def untold(scores: int) -> Tails:
     """Tails of nothing yet, of that many scores."""
-    shares = jnp.linspace(0.0, -1.0, LEVELS)
-    return Tails(jnp.tile(jnp.linspace(0.0, 1.0, LEVELS), (scores, 1)), shares)
+    shares = jnp.linspace(0.0, -1.0, LEVELS, dtype=jnp.float32)
+    return Tails(jnp.tile(-shares, (scores, 1)), shares)
 
 
 def _log_share(score: jax.Array, values: jax.Array, log_shares: jax.Array) -> jax.Array:

@@ -5,10 +5,13 @@ All of them end in a sigmoid: reconstructions are images in [0, 1].
 """
 
 import math
+from typing import Any
 
 import dm_pix
 import flax.linen as nn
 import jax
+
+from cmag_jax.checks import describe
 
 ImageShape = tuple[int, int, int]  # H, W, C
 
@@ -87,14 +90,16 @@ def _dense_image(x: jax.Array, width: int, image_shape) -> jax.Array:
     return nn.sigmoid(pixels).reshape(x.shape[0], *image_shape)
 
 
-def check_feature_maps(feature_shape: tuple[int, ...], image_shape: ImageShape) -> None:
-    """Raises ValueError unless feature maps (h, w, c) enlarge evenly to images (H, W, C)."""
-    fits = len(feature_shape) == 3
+def check_feature_maps(feature_maps: Any, image_shape: ImageShape) -> None:
+    """Raises ValueError unless feature maps (B, h, w, c) enlarge evenly to images (B, H, W, C)."""
+    shape: tuple[int, ...] = getattr(feature_maps, "shape", ())
+    fits = len(shape) == 4 and min(shape) > 0
     if fits:
-        (h, w, _), (height, width, _) = feature_shape, image_shape
+        (_, h, w, _), (height, width, _) = shape, image_shape
         fits = height % h == 0 and width % w == 0 and height // h == width // w
     if not fits:
+        came = f"(B, {', '.join(map(str, shape[1:]))})" if shape else describe(feature_maps)
         raise ValueError(
-            f"expected feature maps (B, h, w, c) with H / h = W / w a whole number"
-            f" for images {image_shape}, got (B, {', '.join(map(str, feature_shape))})"
+            "expected feature maps (B, h, w, c) with H / h = W / w a whole number"
+            f" for images {image_shape}, got {came}"
         )

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmag_jax.checks import check_same_images
+
 # The usual constants of Wang et al. (2004) for pixels in [0, 1]; CMAG prints none.
 C1 = 0.01**2
 C2 = 0.03**2
@@ -28,9 +30,15 @@ def global_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     (sd_a sd_b + c3), which exceeds 1 for equal images; the factor 2 is a misprint.)
 
     Args:
-      a, b: (..., H, W, C), of equal shape, at least two pixels.
+      a, b: (..., H, W, C) floats in [0, 1], of equal shape, at least two pixels.
+
+    Raises:
+      ValueError: images of another shape, type or range.
     """
+    check_same_images(a, b)
     pixels = a.shape[-3] * a.shape[-2]
+    if pixels < 2:
+        raise ValueError(f"expected images of at least two pixels, got {np.shape(a)}")
     mean_a, mean_b = (jnp.mean(x, axis=(-3, -2)) for x in (a, b))
     centred_a, centred_b = a - mean_a[..., None, None, :], b - mean_b[..., None, None, :]
 
@@ -50,11 +58,13 @@ def windowed_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     ten times faster on a CPU.
 
     Args:
-      a, b: (..., H, W, C), of equal shape, H and W at least 11.
+      a, b: (..., H, W, C) floats in [0, 1], of equal shape, H and W at least 11.
 
     Raises:
-      ValueError: images smaller than the window, for which the blur is not defined.
+      ValueError: images of another shape, type or range; images smaller than the window, for which
+        the blur is not defined.
     """
+    check_same_images(a, b)
     height, width = a.shape[-3:-1]
     if min(height, width) < WINDOW:
         raise ValueError(

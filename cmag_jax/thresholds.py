@@ -5,11 +5,13 @@ same names. Every detector of this library shares these functions.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from cmag_jax.checks import describe
 
 Scores = Mapping[str, jax.Array | np.ndarray]  # name -> (N,)
 Thresholds = dict[str, float]
@@ -36,22 +38,28 @@ def calibrate(
       ValueError: no images, scores that are not finite or of unequal length, options that
         contradict each other.
     """
-    arrays = {name: np.asarray(values) for name, values in clean_scores.items()}
-    _check(arrays)
+    arrays = _arrays(clean_scores)
     if (fpr is None) == (rule is None):
         raise ValueError(f"expected either fpr or rule, got fpr={fpr!r} and rule={rule!r}")
     if fpr is None:
         if rule != "worst-training-example":
             raise ValueError(f"expected rule 'worst-training-example', got {rule!r}")
         return {name: float(values.max()) for name, values in arrays.items()}
-    if not 0 <= fpr < 1:
-        raise ValueError(f"expected fpr in [0, 1), got {fpr}")
+    check_rate(fpr=fpr)
 
     worst = _worst_rank(arrays, arrays)
     allowed = int(np.floor(fpr * len(worst) + 1e-9))  # 1e-9: 0.07 * 100 is just above 7
     # At most `allowed` images have a worst rank above this one.
     level = np.sort(worst)[len(worst) - 1 - allowed]
     return {name: float(np.sort(values)[level]) for name, values in arrays.items()}
+
+
+def check_rate(**rates: Any) -> None:
+    """Raises ValueError unless each is a number in [0, 1)."""
+    for name, rate in rates.items():
+        number = isinstance(rate, int | float | np.generic) and not isinstance(rate, bool)
+        if not number or not 0 <= rate < 1:
+            raise ValueError(f"expected {name} in [0, 1), got {rate!r}")
 
 
 def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
@@ -61,6 +69,8 @@ def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
     Raises:
       ValueError: scores and thresholds of different names, or none; scores of unequal shape.
     """
+    _check_mapping("scores", scores)
+    _check_mapping("thresholds", thresholds)
     if not thresholds or scores.keys() != thresholds.keys():
         raise ValueError(
             f"expected the scores {sorted(thresholds)} of the thresholds, got {sorted(scores)}"
@@ -81,8 +91,8 @@ def combine(scores: Scores, clean_scores: Scores) -> np.ndarray:
     Raises:
       ValueError: as `calibrate`; scores of other names.
     """
-    reference = {name: np.asarray(values) for name, values in clean_scores.items()}
-    _check(reference)
+    reference = _arrays(clean_scores)
+    _check_mapping("scores", scores)
     if scores.keys() != reference.keys():
         raise ValueError(f"expected the scores {sorted(reference)}, got {sorted(scores)}")
     arrays = {name: np.asarray(values) for name, values in scores.items()}
@@ -102,12 +112,37 @@ def _worst_rank(scores: dict[str, np.ndarray], reference: dict[str, np.ndarray])
     return np.max(ranks, axis=0)
 
 
+def _check_mapping(what: str, scores: Any) -> None:
+    if not isinstance(scores, Mapping):
+        raise ValueError(f"expected {what} as a dict from name to value, got {describe(scores)}")
+
+
+def _arrays(clean_scores: Scores) -> dict[str, np.ndarray]:
+    """The scores as NumPy has them, or ValueError."""
+    _check_mapping("clean_scores", clean_scores)
+    arrays = {name: np.asarray(values) for name, values in clean_scores.items()}
+    for name, values in arrays.items():
+        if values.dtype.kind not in "fiu" and str(values.dtype) != "bfloat16":
+            raise ValueError(f"expected scores that are numbers, got {name!r} {values.dtype}")
+    _check(arrays)
+    return arrays
+
+
 def _check(arrays: dict[str, np.ndarray]) -> None:
     shapes = {name: values.shape for name, values in arrays.items()}
     if not shapes or len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 1:
         raise ValueError(f"expected scores of one shape (N,), got {shapes}")
     if not next(iter(arrays.values())).size:
         raise ValueError("expected the scores of at least one clean image, got none")
-    for name, values in arrays.items():
-        if not np.isfinite(values).all():
-            raise ValueError(f"expected finite scores, got {name!r} with NaN or infinity in it")
+    check_finite(arrays)
+
+
+def check_finite(scores: Scores) -> None:
+    """Raises ValueError where a score is NaN or infinite."""
+    for name, values in scores.items():
+        wrong = int(np.sum(~np.isfinite(np.asarray(values))))
+        if wrong:
+            raise ValueError(
+                f"expected finite scores, got {name!r} with NaN or infinity for {wrong} of"
+                f" {len(values)} images"
+            )

@@ -63,9 +63,19 @@ def train(
         order = np.asarray(jax.random.permutation(epoch_key, count))
         batches = order[: steps * batch_size].reshape(steps, batch_size)
         carry, values = run_epoch(carry, context, data, batches, jax.random.split(epoch_key, steps))
-        losses.append(float(jnp.mean(values)))
+        losses.append(check_loss(float(jnp.mean(values)), epoch, learning_rate))
         on_epoch(epoch + 1, losses[-1])
     return carry[0], np.array(losses, np.float32)
+
+
+def check_loss(loss: float, epoch: int, learning_rate: float) -> float:
+    """The loss of an epoch, or ValueError where it is no number: nothing would come of going on."""
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"expected a finite loss, got {loss} in epoch {epoch + 1}: a learning rate of"
+            f" {learning_rate:g} is too high, or the victim's answers are not finite"
+        )
+    return loss
 
 
 def _host_epoch(step):

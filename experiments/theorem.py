@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from cmag_jax import CMAGParams, cmag
-from cmag_jax.victim import as_partial
+from cmag_jax.victim import ready
 from experiments import paper_values
 from experiments.attacking import Attacked, AttackSpec
 from experiments.results import Row
@@ -106,7 +106,7 @@ def check(
 def reconstruction_error(victim: cmag.Victim, params: CMAGParams) -> Error:
     """The `error` of a fitted CMAG: u (N, H, W, C) float32, of any values -> GR's reconstruction
     of u, minus u."""
-    victim = as_partial(victim)
+    victim = ready(victim)
 
     def error(u: np.ndarray) -> np.ndarray:
         parts = []

@@ -107,7 +107,7 @@ def test_labels_of_any_integer_type_are_the_same_labels(attack, kind):
     ("options", "message"),
     [
         ({"num_steps": 2.5}, "expected num_steps to be a whole number, got 2.5"),
-        ({"eps": None}, "expected eps to be a number, got None"),
+        ({"eps": "0.3"}, "expected eps to be a number, got '0.3'"),
         ({"eps": np.array([0.1, 0.2])}, "expected eps to be a number, got"),
         ({"eps": jnp.array([0.1, 0.2])}, r"expected eps to be one number, got shape \(2,\)"),
         ({"eps": np.float32(-1)}, "expected eps to be 0 or above, got -1"),

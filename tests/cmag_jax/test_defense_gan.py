@@ -363,7 +363,7 @@ def test_wrong_images_are_refused_in_words(images, message):
 def test_images_and_starts_of_other_shapes_than_the_fitted_are_refused(fitted):
     params, _ = fitted
     images = np.zeros((2, 16, 16, 1), np.float32)
-    expected = r"expected images \(B, 8, 8, 1\) in \[0, 1\], got float32 \(2, 16, 16, 1\)"
+    expected = r"expected images \(B, 8, 8, 1\) float32 in \[0, 1\], got float32 \(2, 16, 16, 1\)"
     for function in (partial(defense_gan.score, victim), defense_gan.reconstruct):
         with pytest.raises(ValueError, match=expected):
             function(params, images)
@@ -372,7 +372,7 @@ def test_images_and_starts_of_other_shapes_than_the_fitted_are_refused(fitted):
     with pytest.raises(ValueError, match=r"expected z_start \(2, R, 8\), got \(3, 8\)"):
         defense_gan.project(params, clean_images(0, 2), params.starts, 5)
     start = jnp.zeros((2, 1, 8))
-    with pytest.raises(ValueError, match="at least 0 steps, got -1"):
+    with pytest.raises(ValueError, match="of at least 0, got -1"):
         defense_gan.project(params, clean_images(0, 2), start, -1)
 
 

@@ -274,7 +274,7 @@ def test_wrong_images_are_refused_in_words(images, message):
 def test_images_of_another_shape_than_the_fitted_are_refused(fitted):
     params, _ = fitted
     images = np.zeros((2, 16, 16, 1), np.float32)
-    expected = r"expected images \(B, 12, 12, 1\) in \[0, 1\], got float32 \(2, 16, 16, 1\)"
+    expected = r"expected images \(B, 12, 12, 1\) float32 in \[0, 1\], got float32 \(2, 16, 16, 1\)"
     for function in (magnet.reform, magnet.autoencode, partial(magnet.score, victim)):
         with pytest.raises(ValueError, match=expected):
             function(params, images)

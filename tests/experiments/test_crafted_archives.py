@@ -233,3 +233,19 @@ def test_folders_in_a_zip_do_no_harm_and_are_no_images(home, load, refused):
     sound = load("gtsrb")
     rewrite_zip(home / "gtsrb" / gtsrb.TRAIN, {"GTSRB/": b"", "GTSRB/Final_Training/": b""})
     assert load("gtsrb").digest == sound.digest
+
+
+def test_a_class_without_images_to_train_on(home, load):
+    made.write_idx(home / "mnist" / "train-labels-idx1-ubyte.gz", np.arange(40) % 9)
+    with pytest.raises(DataError, match=r"mnist has no training images of the classes \[9\]"):
+        load("mnist")
+    made.write_idx(home / "mnist" / "train-labels-idx1-ubyte.gz", np.maximum(np.arange(40) - 30, 0))
+    with pytest.raises(DataError, match=r"too few training images of class 1: .* 2 images.* got 1"):
+        load("mnist")
+
+
+def test_a_sign_of_a_single_track_can_t_be_held_out(home, load):
+    rows = table(*(f"00000_{frame:05d}.ppm;24;3" for frame in range(3)))
+    rewrite_zip(home / "gtsrb" / gtsrb.TRAIN, {TABLE: rows})
+    with pytest.raises(DataError, match=r"too few training images of class 3: .* 2 tracks.* got 1"):
+        load("gtsrb")

@@ -1,7 +1,5 @@
 """Data sets by name: prepared once with TFDS (without TensorFlow), then read whole into memory."""
 
-import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,15 @@ from typing import Any
 import numpy as np
 
 from experiments import cache
+from experiments.datasets import prepared
 from experiments.datasets.archives import DataError as DataError
+from experiments.datasets.prepared import FACES as FACES
+from experiments.datasets.prepared import NAMES as NAMES
+from experiments.datasets.prepared import default_data_dir as default_data_dir
+from experiments.datasets.prepared import default_manual_dir as default_manual_dir
+from experiments.datasets.prepared import prepare as prepare
 
 CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "gtsrb": 43}
-FACES = ("orl_faces", "vggface2")
-NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "gtsrb", *FACES)
 # Of the training set, held out to calibrate and to choose; of so few digits a larger share.
 VALIDATION_SHARE = 0.1
 DIGITS_VALIDATION_SHARE = 0.2
@@ -50,80 +52,6 @@ class Dataset:
         return self.train.images.shape[1:]
 
 
-def default_data_dir() -> Path:
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-
-
-def default_manual_dir(data_dir: Path) -> Path:
-    return Path(os.environ.get("MANUAL_DIR", data_dir / "downloads" / "manual")).expanduser()
-
-
-def prepare(
-    name: str,
-    *,
-    data_dir: Path | None = None,
-    manual_dir: Path | None = None,
-    face_size: tuple[int, int] | None = None,
-) -> Any:
-    """Makes the data set ready in `data_dir`, if it is not, and returns its TFDS builder.
-
-    Args:
-      name: one of NAMES, except "digits", which needs no preparing.
-      data_dir: where TFDS keeps prepared data sets; TFDS_DATA_DIR by default.
-      manual_dir: holds the publishers' archives in one sub-folder a data set; MANUAL_DIR, or
-        data_dir/downloads/manual, by default. Without an archive there, it is downloaded.
-      face_size: (height, width) to scale faces to.
-
-    Raises:
-      DataError: an archive that is missing with no network to fetch it, or damaged. Nothing
-        half-prepared is left behind.
-    """
-    import tensorflow_datasets as tfds  # half a second that `digits` need not pay
-
-    from experiments.datasets.builder import VERSION
-
-    if name not in NAMES or name == "digits":
-        raise DataError(f"expected a data set to prepare among {NAMES[1:]}, got {name!r}")
-    data_dir = Path(data_dir or default_data_dir()).expanduser()
-    manual_dir = Path(manual_dir or default_manual_dir(data_dir)).expanduser()
-    root, make_builder = _builder(name, data_dir, manual_dir / name, face_size)
-    if (root / VERSION / "dataset_info.json").exists():
-        return tfds.builder_from_directory(root / VERSION)
-
-    cache.sweep(root, "incomplete.*")  # what a killed run left
-    try:
-        builder = make_builder()
-        builder.download_and_prepare(
-            file_format="array_record",
-            download_config=tfds.download.DownloadConfig(
-                compute_stats=tfds.download.ComputeStatsMode.SKIP
-            ),
-        )
-    except BaseException:
-        for folder in (root, root.parent):
-            with contextlib.suppress(OSError):  # keeps folders that hold something else
-                folder.rmdir()
-        raise
-    return builder
-
-
-def _builder(name, data_dir, archives, face_size):
-    """(the folder TFDS keeps the data set's versions in, a function that makes its builder)."""
-    if name in FACES:
-        from experiments.datasets.faces import Faces
-
-        size = "x".join(map(str, face_size)) if face_size else "original"
-        home = data_dir / name / size
-        return home / "faces", lambda: Faces(folder=archives, size=face_size, data_dir=home)
-
-    from experiments.datasets.cifar10 import Cifar10
-    from experiments.datasets.gtsrb import Gtsrb
-    from experiments.datasets.mnist import FashionMnist, Mnist
-
-    builders = {"mnist": Mnist, "fashion_mnist": FashionMnist, "cifar10": Cifar10, "gtsrb": Gtsrb}
-    return data_dir / name, lambda: builders[name](archives=archives, data_dir=data_dir)
-
-
 def load(
     name: str,
     *,
@@ -135,6 +63,10 @@ def load(
 
     A fixed part of the publisher's training images is held out as `validation`, in equal shares
     of the classes; of GTSRB whole tracks, whose frames are near-duplicates of each other.
+
+    Raises:
+      DataError: as `prepare`; a prepared copy that is damaged; a class without enough images to
+        train and to validate.
     """
     if name == "digits":
         from experiments.datasets import digits
@@ -142,39 +74,59 @@ def load(
         parts = digits.read()
     else:
         builder = prepare(name, data_dir=data_dir, manual_dir=manual_dir, face_size=face_size)
-        parts = {split: _read_all(builder, split) for split in ("train", "test")}
+        parts = {split: prepared.read(builder, split) for split in ("train", "test")}
 
-    train = parts["train"]
+    train, test = parts["train"], parts["test"]
+    classes = _check_labels(name, train["label"], test["label"])
     share = DIGITS_VALIDATION_SHARE if name == "digits" else VALIDATION_SHARE
-    held_out = _held_out(train["label"], train.get("track"), share)
+    held_out = _held_out(name, train["label"], train.get("track"), share)
     splits = {
         "train": _split(train, ~held_out),
         "validation": _split(train, held_out),
-        "test": _split(parts["test"], slice(None)),
+        "test": _split(test, slice(None)),
     }
-    labels = [int(split.labels.max()) for split in splits.values()]
     return Dataset(
         name=name,
         **splits,
-        classes=CLASSES.get(name, max(labels) + 1),
+        classes=classes,
         digest=cache.digest(*(a for s in splits.values() for a in (s.images, s.labels))),
     )
 
 
-def _read_all(builder: Any, split: str) -> dict[str, np.ndarray]:
-    source = builder.as_data_source(split)
-    examples = source.__getitems__(range(len(source)))
-    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+def _check_labels(name: str, train: np.ndarray, test: np.ndarray) -> int:
+    """The number of classes, each of which has training images.
+
+    Raises:
+      DataError: a label that is no class's, a class without training images.
+    """
+    classes = CLASSES.get(name, int(max(train.max(), test.max())) + 1)
+    found = np.union1d(train, test)
+    if found[0] < 0 or found[-1] >= classes:
+        raise DataError(f"{name} has labels {found[0]} to {found[-1]}; expected 0 to {classes - 1}")
+    absent = sorted(set(range(classes)) - set(train.tolist()))
+    if absent:
+        raise DataError(f"{name} has no training images of the classes {absent}")
+    return classes
 
 
-def _held_out(labels: np.ndarray, tracks: np.ndarray | None, share: float) -> np.ndarray:
-    """(N,) bool: `share` of each class, or of each class's tracks."""
+def _held_out(name: str, labels: np.ndarray, tracks: np.ndarray | None, share: float) -> np.ndarray:
+    """(N,) bool: `share` of each class, or of each class's tracks.
+
+    Raises:
+      DataError: a class of which nothing would be left to train on.
+    """
     rng = np.random.default_rng(0)
     units = np.arange(len(labels)) if tracks is None else tracks
     chosen = []
     for label in np.unique(labels):
         of_label = np.unique(units[labels == label])
         count = max(1, round(share * len(of_label)))
+        if count == len(of_label):
+            unit = "image" if tracks is None else "track"
+            raise DataError(
+                f"{name} has too few training images of class {label}: expected at least"
+                f" {count + 1} {unit}s, of which {count} is held out to validate, got {count}"
+            )
         chosen.append(rng.choice(of_label, count, replace=False))
     return np.isin(units, np.concatenate(chosen))
 

@@ -1,8 +1,11 @@
 """Finding and opening the publishers' archives, with errors that name the file at fault."""
 
 import contextlib
+import csv
 import gzip
+import io
 import socket
+import struct
 import tarfile
 import threading
 import zipfile
@@ -13,6 +16,12 @@ from urllib.parse import urlparse
 from urllib.request import getproxies
 
 NETWORK_TIMEOUT = 3.0  # seconds to wait for a publisher's server before saying it is out of reach
+GZIP = b"\x1f\x8b"
+# What the readers of each layer raise when it is damaged, crafted or of a kind they can't read.
+DAMAGE = (
+    *(EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error),
+    *(RuntimeError, ValueError, OverflowError, struct.error),
+)
 
 
 class DataError(Exception):
@@ -21,13 +30,42 @@ class DataError(Exception):
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what a damaged archive raises, in any of its layers, into a DataError."""
+    """Turns what a damaged or unreadable archive raises, in any of its layers, into a DataError."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise DataError(f"{path} is truncated or corrupt ({error}); fetch it again") from error
+    except DAMAGE as error:
+        raise DataError(
+            f"{path} is truncated or corrupt ({error}); delete it, and fetch it again"
+        ) from error
     except KeyError as error:
-        raise DataError(f"{path} is incomplete: {error.args[0]}; fetch it again") from error
+        raise DataError(
+            f"{path} is incomplete: {error.args[0]}; delete it, and fetch it again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"can't read {path} ({error.strerror or error})") from error
+
+
+def unpack(path: Path, most: int) -> io.BytesIO:
+    """What the file holds, of gzip unpacked; more than `most` bytes are an error, and not read."""
+    content = io.BytesIO()
+    with reading(path), path.open("rb") as packed:
+        is_gzip = packed.read(len(GZIP)) == GZIP
+        packed.seek(0)
+        with gzip.open(packed) if is_gzip else packed as file:
+            while block := file.read(2**20):
+                content.write(block)
+                if content.tell() > most:
+                    raise DataError(f"{path} unpacks to too much; expected at most {most:,} bytes")
+    content.seek(0)
+    return content
+
+
+def check_label(label: int, classes: int, where: str) -> int:
+    if not 0 <= label < classes:
+        raise DataError(
+            f"{where} has the label {label}; expected 0 to {classes - 1}; fetch it again"
+        )
+    return label
 
 
 def find(folder: Path, names: list[str]) -> dict[str, Path] | None:
@@ -36,7 +74,8 @@ def find(folder: Path, names: list[str]) -> dict[str, Path] | None:
     Raises:
       DataError: some of them are there, but not all.
     """
-    there = {name: folder / name for name in names if (folder / name).is_file()}
+    with reading(folder):
+        there = {name: folder / name for name in names if (folder / name).is_file()}
     missing = sorted(set(names) - set(there))
     if there and missing:
         raise DataError(f"{folder} lacks {', '.join(missing)} (it has {', '.join(there)})")

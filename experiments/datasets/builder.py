@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import requests
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.util import DownloadError
 
+from experiments.datasets import sources
 from experiments.datasets.archives import DataError, check_reachable, find
 
 Example = tuple[int, dict[str, Any]]
@@ -19,16 +22,20 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set made from its publisher's archives.
 
     Sub-classes say which (`URLS`), what an example holds (`FEATURES`), how to see damage (`_check`)
-    and how to read them (`_read`). Archives that are there are taken; else they are downloaded.
+    and how to read them (`_read`).
     """
 
     VERSION = tfds.core.Version(VERSION)
     URLS: ClassVar[dict[str, str]]  # file name -> where the publisher has it
     FEATURES: ClassVar[dict[str, Any]]
 
-    def __init__(self, *, archives: Path, **kwargs):
-        """archives: the folder that may hold the publisher's files."""
-        self._archives = archives
+    def __init__(self, *, archives: Path, home: Path, **kwargs):
+        """
+        Args:
+          archives: the folder that may hold the publisher's files. If not, they are downloaded.
+          home: where the data set will be kept, for what errors say.
+        """
+        self._archives, self._home = archives, home
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -45,18 +52,20 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if files is None:
             files = self._download(dl_manager)
         self._check(files)
+        sources.note(self.data_path, files)
         return {split: self._read(files, split) for split in ("train", "test")}
 
     def _download(self, dl_manager) -> dict[str, Path]:
         try:
             check_reachable(next(iter(self.URLS.values())))  # they share a server
-        except DataError as error:
+            paths = dl_manager.download(self.URLS)
+        except (DataError, DownloadError, requests.RequestException) as error:
             raise DataError(
-                f"{self.name} is not prepared in {self.data_path.parent}, its archives"
-                f" ({', '.join(self.URLS)}) are not in {self._archives}, and {error}."
-                " Put the archives there, or name the folder above it with --manual-dir."
+                f"{self.name} is not prepared in {self._home}, its archives"
+                f" ({', '.join(self.URLS)}) are not in {self._archives}, and can't be downloaded:"
+                f" {error}. Put the archives there, or name the folder above it with --manual-dir."
             ) from error
-        return {name: Path(path) for name, path in dl_manager.download(self.URLS).items()}
+        return {name: Path(path) for name, path in paths.items()}
 
     def _generate_examples(self) -> Iterator[Example]:  # required by TFDS, never called
         raise NotImplementedError

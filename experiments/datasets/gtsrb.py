@@ -2,14 +2,15 @@
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from experiments.datasets.archives import DataError, reading
+from experiments.datasets import images
+from experiments.datasets.archives import DataError, check_label, reading
 from experiments.datasets.builder import ArchiveBuilder, Example, image_feature, integer_feature
 
 TRAIN, TEST, TRUTH = (
@@ -17,6 +18,8 @@ TRAIN, TEST, TRUTH = (
 )
 TEST_CSV = "GT-final_test.csv"
 CLASSES = 43
+MOST_BYTES = 2**24  # of a member of a zip; its images and tables have far fewer
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others' output has no bound
 SIZE = 32  # CMAG, section 4.1: scaled whole to 32x32, not cut to the region of interest
 
 
@@ -38,7 +41,8 @@ class Gtsrb(ArchiveBuilder, skip_registration=True):
     }
 
     def _check(self, files: dict[str, Path]) -> None:
-        """Opens every zip, which reads its list of members, and looks for the CSV files."""
+        """Opens every zip, which reads its list of members, looks for the CSV files, and reads
+        that of the test images, whose turn comes late."""
         members = {}
         for file, path in files.items():
             with reading(path), zipfile.ZipFile(path) as archive:
@@ -48,6 +52,7 @@ class Gtsrb(ArchiveBuilder, skip_registration=True):
             missing = [name for name in names if name not in members[file]]
             if missing:
                 raise DataError(f"{files[file]} lacks {missing[0]} ({len(missing)} such files)")
+        _test_rows(files[TRUTH])
 
     def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:
         return _read_train(files[TRAIN]) if split == "train" else _read_test(files)
@@ -66,31 +71,67 @@ def _read_train(path: Path) -> Iterator[Example]:
     tracks: dict[tuple[int, str], int] = {}  # (class, its track's name) -> a number of its own
     with reading(path), zipfile.ZipFile(path) as archive:
         for label in range(CLASSES):
-            for row in _rows(archive, _train_csv(label), path):
+            member = _train_csv(label)
+            for name, class_id in _rows(archive, member, path):
+                if class_id != label:
+                    raise DataError(
+                        f"{path}: {member} has the ClassId {class_id} for {name}; expected {label}"
+                    )
+                if not re.fullmatch(r"\d+_\d+\.ppm", name):
+                    raise DataError(f"{path}: {member} names {name!r}; expected TRACK_FRAME.ppm")
                 # 00007_00012.ppm: frame 12 of the class's track 7
-                track = tracks.setdefault((label, row["Filename"].split("_")[0]), len(tracks))
-                image = _image(archive, f"{_train_folder(label)}/{row['Filename']}")
-                yield index, {"image": image, "label": int(row["ClassId"]), "track": track}
+                track = tracks.setdefault((label, name.split("_")[0]), len(tracks))
+                image = _image(archive, f"{_train_folder(label)}/{name}", path)
+                yield index, {"image": image, "label": label, "track": track}
                 index += 1
 
 
 def _read_test(files: dict[str, Path]) -> Iterator[Example]:
-    with reading(files[TRUTH]), zipfile.ZipFile(files[TRUTH]) as archive:
-        rows = list(_rows(archive, TEST_CSV, files[TRUTH]))
+    rows = _test_rows(files[TRUTH])
     with reading(files[TEST]), zipfile.ZipFile(files[TEST]) as archive:
-        for index, row in enumerate(rows):
-            image = _image(archive, f"GTSRB/Final_Test/Images/{row['Filename']}")
-            yield index, {"image": image, "label": int(row["ClassId"]), "track": -1}
+        for index, (name, class_id) in enumerate(rows):
+            image = _image(archive, f"GTSRB/Final_Test/Images/{name}", files[TEST])
+            yield index, {"image": image, "label": class_id, "track": -1}
 
 
-def _rows(archive: zipfile.ZipFile, member: str, path: Path) -> Iterator[dict[str, str]]:
-    text = archive.read(member).decode()
+def _test_rows(path: Path) -> list[tuple[str, int]]:
+    with reading(path), zipfile.ZipFile(path) as archive:
+        return _rows(archive, TEST_CSV, path)
+
+
+def _rows(archive: zipfile.ZipFile, member: str, path: Path) -> list[tuple[str, int]]:
+    """(file name, class) of each line of the CSV file."""
+    where = f"{path}: {member}"
+    text = _member(archive, member, path).decode("utf-8", errors="replace")
     reader = csv.DictReader(io.StringIO(text), delimiter=";")
     if not {"Filename", "ClassId"} <= set(reader.fieldnames or ()):
-        raise DataError(f"{path}: {member} has no columns Filename and ClassId")
-    return reader
+        raise DataError(f"{where} has no columns Filename and ClassId")
+    rows = []
+    for row in reader:
+        name, class_id = row["Filename"], row["ClassId"]
+        if not name or not (class_id or "").strip().isdecimal():
+            raise DataError(
+                f"{where}, line {reader.line_num}: expected a Filename and a ClassId from 0 to"
+                f" {CLASSES - 1}, got {name!r} and {class_id!r}"
+            )
+        rows.append((name, check_label(int(class_id), CLASSES, f"{where}: {name}")))
+    if not rows:
+        raise DataError(f"{where} names no images")
+    return rows
 
 
-def _image(archive: zipfile.ZipFile, member: str) -> np.ndarray:
-    image = Image.open(io.BytesIO(archive.read(member))).convert("RGB")
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+def _image(archive: zipfile.ZipFile, member: str, path: Path) -> np.ndarray:
+    content = io.BytesIO(_member(archive, member, path))
+    return images.read(content, f"{path}: {member}", colour=True, size=(SIZE, SIZE))
+
+
+def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    """The member's bytes; no more are unpacked than it promises, which is MOST_BYTES at most."""
+    info = archive.getinfo(name)
+    if info.is_dir() or info.file_size > MOST_BYTES or info.compress_type not in COMPRESSIONS:
+        raise DataError(
+            f"{path}: {name} has {info.file_size:,} bytes (packed by method {info.compress_type});"
+            f" expected a file of at most {MOST_BYTES:,}, stored or deflated"
+        )
+    with archive.open(info) as file:
+        return file.read(info.file_size)

@@ -1,14 +1,18 @@
 """MNIST and Fashion-MNIST: IDX files (LeCun's format), gzipped."""
 
 import gzip
+import math
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from experiments.datasets.archives import DataError, reading
+from experiments.datasets.archives import DataError, check_label, reading
 from experiments.datasets.builder import ArchiveBuilder, Example, image_feature, integer_feature
 
+CLASSES = 10
+MOST_BYTES = 60_000 * 28 * 28  # what the largest file holds
 PREFIX = {"train": "train", "test": "t10k"}
 FILES = tuple(
     f"{prefix}-{kind}-ubyte.gz"
@@ -44,24 +48,38 @@ class FashionMnist(Mnist, skip_registration=True):
 def _read_split(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
     """(images (N, 28, 28), labels (N,)), uint8."""
     images_path = files[f"{PREFIX[split]}-images-idx3-ubyte.gz"]
+    labels_path = files[f"{PREFIX[split]}-labels-idx1-ubyte.gz"]
     images = read_idx(images_path, dimensions=3)
-    labels = read_idx(files[f"{PREFIX[split]}-labels-idx1-ubyte.gz"], dimensions=1)
+    labels = read_idx(labels_path, dimensions=1)
     if len(images) != len(labels) or images.shape[1:] != (28, 28):
         raise DataError(
             f"{images_path} holds images {images.shape} for {len(labels)} labels;"
             " expected one label an image of 28x28"
         )
+    check_label(int(labels.max()), CLASSES, str(labels_path))
     return images, labels
 
 
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
-    """A gzipped IDX file of unsigned bytes: magic (0, 0, 8, dimensions), sizes, data."""
+    """A gzipped IDX file of unsigned bytes: magic (0, 0, 8, dimensions), sizes, data.
+
+    No more is unpacked than the sizes promise, which is MOST_BYTES at most.
+    """
     with reading(path), gzip.open(path) as file:
-        raw = file.read()
-    header = 4 + 4 * dimensions
-    if len(raw) < header or raw[:4] != bytes([0, 0, 8, dimensions]):
-        raise DataError(f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions")
-    shape = tuple(np.frombuffer(raw, ">i4", dimensions, offset=4))
-    if len(raw) - header != np.prod(shape, dtype=np.int64):
-        raise DataError(f"{path} is truncated or corrupt: {len(raw) - header} bytes for {shape}")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+        header = file.read(4 + 4 * dimensions)
+        if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
+            raise DataError(
+                f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions"
+            )
+        shape = struct.unpack(f">{dimensions}i", header[4:])
+        promised = math.prod(shape)
+        if min(shape) < 1 or promised > MOST_BYTES:
+            raise DataError(
+                f"{path} is corrupt: its header says {shape};"
+                f" expected sizes from 1, of {MOST_BYTES:,} bytes at most"
+            )
+        data = file.read(promised + 1)
+    if len(data) != promised:
+        found = f"{len(data):,}" if len(data) < promised else f"more than {promised:,}"
+        raise DataError(f"{path} is truncated or corrupt: {found} bytes for {shape}")
+    return np.frombuffer(data, np.uint8).reshape(shape)

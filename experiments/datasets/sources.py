@@ -1,0 +1,47 @@
+"""What a data set was prepared from: noted beside the copy, so that a later change is seen."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments import cache
+from experiments.datasets.archives import reading
+
+FILE = "sources.json"
+
+
+def note(folder: Path, files: Mapping[str, Path]) -> None:
+    """Notes in the folder which files (name -> path) its data set is made from."""
+    text = json.dumps({"listing": _listing(files), "contents": _contents(files)})
+    (folder / FILE).write_text(text)
+
+
+def unchanged(folder: Path, files: Mapping[str, Path]) -> bool:
+    """Whether the files are those that were noted in the folder.
+
+    Names, sizes and times say so at once; where times differ, as of a copy, contents decide.
+    """
+    try:
+        noted = json.loads((folder / FILE).read_text())
+        listing, contents = noted["listing"], noted["contents"]
+    except (OSError, ValueError, KeyError, TypeError):  # prepared before there were notes
+        return False
+    return listing == _listing(files) or contents == _contents(files)
+
+
+def _listing(files: Mapping[str, Path]) -> str:
+    stats = []
+    for name, path in sorted(files.items()):
+        with reading(path):
+            stat = path.stat()
+        stats.append((name, stat.st_size, stat.st_mtime_ns))
+    return cache.key(files=stats)
+
+
+def _contents(files: Mapping[str, Path]) -> str:
+    digests = []
+    for name, path in sorted(files.items()):
+        with reading(path), path.open("rb") as file:
+            digests.append((name, hashlib.file_digest(file, "sha256").hexdigest()))
+    return cache.key(files=digests)

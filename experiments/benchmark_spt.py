@@ -209,7 +209,9 @@ def _chains(row: Any, classifier: Any, decoy: Any, images: jax.Array, config: An
     for heads in CHAINS:
         if heads > config.most_steps or heads * images[0].nbytes > _most_bytes():
             continue
-        system = spt_jax.chain(classifier, decoy, regions=heads, chain_length=10**9, trigger=10**9)
+        system = spt_jax.chain(
+            classifier, decoy, regions=heads, chain_length=10**9, trigger=10**9 - 1
+        )
         memory = system.init(images.shape[1:]).memory
         memory = memory._replace(used=jnp.asarray(heads, jnp.int32))  # all in use
         held = {"memory": memory._replace(heads=memory.heads + images[1])}

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 Images = jax.Array  # (B, H, W, C) float32 in [0, 1]
 Labels = jax.Array  # (B,) int32
@@ -15,6 +16,11 @@ class Automaton(Protocol):
     remembers. It knows nothing of networks but the labels that it asked to hear.
 
     Automata are frozen dataclasses and pytrees: thresholds are leaves, sizes are static.
+
+    A hostile image (NaN, infinite or out of range) is answered by the decoy and changes no memory:
+    the system sees to it, at the price of a copy of the memory. An automaton that has
+    `keeps_out = True` is spared the copy: its `update` takes a third argument, () bool, and where
+    that is true stores nothing itself.
     """
 
     @property
@@ -35,3 +41,16 @@ class Automaton(Protocol):
         """One client's next image, as evidence: (the memory after it, () bool: does the decoy
         answer)."""
         ...
+
+
+def unless(hostile: jax.Array | bool, before: Memory, after: Memory) -> Memory:
+    """The memory after an image, or, where the image is hostile, the one before."""
+    if hostile is False:
+        return after
+    return jax.tree.map(lambda old, new: jnp.where(hostile, old, new), before, after)
+
+
+def write(ring: jax.Array, place: jax.Array, row: jax.Array, hostile: Any) -> jax.Array:
+    """The ring (N, ...) with a row in its place, unless it is hostile. Only the row is selected, so
+    that XLA writes the ring where it is."""
+    return ring.at[place].set(row if hostile is False else jnp.where(hostile, ring[place], row))

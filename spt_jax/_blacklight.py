@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spt_jax._automaton import Images, Labels
+from spt_jax._automaton import Images, Labels, unless, write
+from spt_jax._checks import is_traced
 
 EMPTY = 0  # no window's hash
 
@@ -29,6 +30,10 @@ class Blacklight:
     image, one pixel at a time; each window is hashed; the k largest of the distinct hashes are the
     image's fingerprint. A query is flagged when it has more than `threshold` hashes in common
     with any stored one. Every query is stored, flagged or not; the oldest is overwritten.
+
+    An image whose windows are nearly all alike has few distinct hashes, and with no more than
+    `threshold` of them is never flagged: a black image may be sent for ever. Images that have fewer
+    windows altogether are refused by `init`.
 
     Deviations: the hash is a salted 32-bit one (`_hashes`), not SHA-256: what it loses
     is resistance to whoever knows the salt, and one pair of different windows in 2^30 or so; and
@@ -52,12 +57,19 @@ class Blacklight:
     salt: int = field(default=0, metadata={"static": True})
 
     consults = 0
+    keeps_out = True
 
     def init(self, image_shape: tuple[int, int, int]) -> BlacklightMemory:
         if np.prod(image_shape) < self.window:
             raise ValueError(
                 f"expected window of at most the image's values, got {self.window}"
                 f" for {image_shape}"
+            )
+        windows = int(np.prod(image_shape)) - self.window + 1
+        if not is_traced(self.threshold) and windows <= self.threshold:
+            raise ValueError(
+                f"expected a threshold below the {windows} windows of an image {image_shape}, or no"
+                f" two images have more hashes in common, got {self.threshold}"
             )
         fingerprints = jnp.full((self.capacity, self.fingerprint_size), EMPTY, jnp.uint32)
         return BlacklightMemory(fingerprints, jnp.zeros((), jnp.int32))
@@ -67,11 +79,12 @@ class Blacklight:
         return jax.vmap(lambda h: _largest_distinct(h, self.fingerprint_size))(hashes)
 
     def update(
-        self, memory: BlacklightMemory, fingerprint: jax.Array
+        self, memory: BlacklightMemory, fingerprint: jax.Array, hostile: Any = False
     ) -> tuple[BlacklightMemory, jax.Array]:
         flagged = most_in_common(memory.fingerprints, fingerprint) > self.threshold
-        stored = memory.fingerprints.at[memory.oldest].set(fingerprint)
-        return BlacklightMemory(stored, (memory.oldest + 1) % self.capacity), flagged
+        stored = write(memory.fingerprints, memory.oldest, fingerprint, hostile)
+        oldest = unless(hostile, memory.oldest, (memory.oldest + 1) % self.capacity)
+        return BlacklightMemory(stored, oldest), flagged
 
 
 def most_in_common(fingerprints: jax.Array, fingerprint: jax.Array) -> jax.Array:

@@ -1,13 +1,19 @@
 """The buffer: SPT's automaton for an attack that sends an image's versions one after another."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from spt_jax._automaton import Images, Labels
-from spt_jax._checks import check_choice, check_counts, check_finite, check_same_shape
+from spt_jax._automaton import Images, Labels, unless, write
+from spt_jax._checks import (
+    check_choice,
+    check_counts,
+    check_finite,
+    check_same_shape,
+    is_traced,
+)
 from spt_jax._psnr import largest_error, mean_squared_error
 from spt_jax._system import Classifier, Response, System, package
 
@@ -41,6 +47,7 @@ class Buffer:
     reset: Reset = field(metadata={"static": True})
 
     consults = 0
+    keeps_out = True
 
     def init(self, image_shape: tuple[int, int, int]) -> BufferMemory:
         # An array each, and not one for all: who donates a state to `jit` gives each away once.
@@ -50,7 +57,9 @@ class Buffer:
     def observe(self, images: Images, labels: tuple[Labels, ...]) -> Images:
         return images
 
-    def update(self, memory: BufferMemory, image: jax.Array) -> tuple[BufferMemory, jax.Array]:
+    def update(
+        self, memory: BufferMemory, image: jax.Array, hostile: Any = False
+    ) -> tuple[BufferMemory, jax.Array]:
         check_same_shape(image, memory.images.shape[1:])
         queries = jnp.minimum(memory.queries, MOST - 1) + 1
         compared = (memory.filled == self.length) & (queries >= self.length)
@@ -63,14 +72,14 @@ class Buffer:
             over, restart = queries >= 2 * self.length, self.length
         else:
             over, restart = compared & ~hit, 0
-        after = BufferMemory(
-            images=memory.images.at[memory.oldest].set(image),
-            oldest=(memory.oldest + 1) % self.length,
-            filled=jnp.minimum(memory.filled + 1, self.length),
-            queries=jnp.where(over, restart, queries),
-            similar=jnp.where(over, 0, similar),
+        after = (
+            (memory.oldest + 1) % self.length,
+            jnp.minimum(memory.filled + 1, self.length),
+            jnp.where(over, restart, queries),
+            jnp.where(over, 0, similar),
         )
-        return after, deceived
+        images = write(memory.images, memory.oldest, image, hostile)
+        return BufferMemory(images, *unless(hostile, tuple(memory)[1:], after)), deceived
 
 
 def buffer(
@@ -94,8 +103,8 @@ def buffer(
         on the same labels (Ts), or on |K - 1 - label| (Td).
       length: t, images remembered.
       threshold_db: T, the PSNR from which on two images are alike. Traced.
-      patience: S, pairs alike that are let pass; below `length`, or nobody is ever deceived under
-        the periodic reset. Traced.
+      patience: S, pairs alike that are let pass; below `length` under the periodic reset, which
+        would else deceive nobody. Traced.
       reset: "periodic" counts anew, from t, every t queries (the paper's tables VI to VIII);
         "on_dissimilar" counts anew, from 0, after a pair that is not alike (attack patterns 1
         and 2), which one image in between brings about.
@@ -108,6 +117,11 @@ def buffer(
     check_counts(or_zero=True, patience=patience)
     check_finite(threshold_db=threshold_db)
     check_choice(reset=(reset, ("periodic", "on_dissimilar")))
+    if reset == "periodic" and not is_traced(patience) and patience >= length:
+        raise ValueError(
+            f"expected patience below the length {length}, or the periodic reset lets everybody"
+            f" pass, got {patience}"
+        )
     automaton = Buffer(threshold_db, patience, length, reset)
     return package(automaton, classifier, decoy, response)
 

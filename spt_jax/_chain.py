@@ -1,13 +1,19 @@
 """Chains: SPT's automaton for attacks that take turns over several images."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from spt_jax._automaton import Images, Labels
-from spt_jax._checks import check_choice, check_counts, check_finite, check_same_shape
+from spt_jax._automaton import Images, Labels, unless, write
+from spt_jax._checks import (
+    check_choice,
+    check_counts,
+    check_finite,
+    check_same_shape,
+    is_traced,
+)
 from spt_jax._psnr import largest_error, mean_squared_error
 from spt_jax._system import Classifier, Response, System, package
 
@@ -35,6 +41,7 @@ class Chain:
     rule: Literal["own", "any"] = field(metadata={"static": True})
 
     consults = 0
+    keeps_out = True
 
     def init(self, image_shape: tuple[int, int, int]) -> ChainMemory:
         return ChainMemory(
@@ -46,7 +53,9 @@ class Chain:
     def observe(self, images: Images, labels: tuple[Labels, ...]) -> Images:
         return images
 
-    def update(self, memory: ChainMemory, image: jax.Array) -> tuple[ChainMemory, jax.Array]:
+    def update(
+        self, memory: ChainMemory, image: jax.Array, hostile: Any = False
+    ) -> tuple[ChainMemory, jax.Array]:
         check_same_shape(image, memory.heads.shape[1:])
         in_use = jnp.arange(self.regions) < memory.used
         errors = jnp.where(in_use, mean_squared_error(memory.heads, image), jnp.inf)
@@ -58,13 +67,13 @@ class Chain:
         lengths = jnp.where(~found & full, 0, memory.lengths)  # no room for it: forget all chains
         own = jnp.where(found, nearest, used - 1)
         lengths = lengths.at[own].add(1)
-        heads = memory.heads.at[own].set(jnp.where(found, memory.heads[own], image))
+        heads = write(memory.heads, own, image, found if hostile is False else found | hostile)
 
         longest = jnp.max(lengths)
         deceived = (lengths[own] if self.rule == "own" else longest) > self.trigger
         wipe = longest >= self.chain_length
-        after = ChainMemory(heads, jnp.where(wipe, 0, lengths), jnp.where(wipe, 0, used))
-        return after, deceived
+        after = jnp.where(wipe, 0, lengths), jnp.where(wipe, 0, used)
+        return ChainMemory(heads, *unless(hostile, tuple(memory)[1:], after)), deceived
 
 
 def chain(
@@ -96,11 +105,16 @@ def chain(
       response: "decoy", or "random" labels (`package`).
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of their range; a trigger that no chain can exceed.
     """
     check_counts(regions=regions, chain_length=chain_length)
     check_counts(or_zero=True, trigger=trigger)
     check_finite(threshold_db=threshold_db)
     check_choice(rule=(rule, ("own", "any")))
+    if not is_traced(trigger, chain_length) and trigger >= chain_length:
+        raise ValueError(
+            f"expected a trigger below the chain_length {chain_length}, at which chains are wiped,"
+            f" got {trigger}"
+        )
     automaton = Chain(threshold_db, trigger, chain_length, regions, rule)
     return package(automaton, classifier, decoy, response)

@@ -1,7 +1,10 @@
 """Checks at the library's edge: said once, in words that name what came."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,24 +14,71 @@ def is_traced(*arrays: Any) -> bool:
     return any(isinstance(a, jax.core.Tracer) for a in arrays)
 
 
-def check_images(images: Any, rank: int) -> None:
-    """Raises ValueError unless images are float32 in [0, 1] of the rank. Traced images can be
-    checked for shape and type only."""
+def check_images(images: Any, rank: int, bounds: tuple[float, float] = (0.0, 1.0)) -> None:
+    """Raises ValueError unless images are float32 within the bounds, of the rank. Traced images can
+    be checked for shape and type only."""
+    low, high = bounds
     expected = {
         3: "an image (H, W, C)",
         4: "images (B, H, W, C)",
         5: "images (B, N, H, W, C), N of each client,",
     }[rank]
-    dtype, shape = getattr(images, "dtype", None), tuple(np.shape(images))
-    came = f"{dtype or type(images).__name__} {shape}"
-    right = len(shape) == rank and dtype == np.float32
-    if right and not is_traced(images) and 0 not in shape:
-        with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
-            low, high = images.min().item(), images.max().item()
-        right = 0 <= low <= high <= 1  # NaN is in no interval
-        came += f" with min {low:.6g}, max {high:.6g}"
-    if not right:
-        raise ValueError(f"expected {expected} float32 in [0, 1], got {came}")
+    if getattr(images, "dtype", None) == np.float32 and np.ndim(images) == rank:
+        values = value_range(images)
+        if values is None or low <= values[0] <= values[1] <= high:  # NaN is in no interval
+            return
+    raise ValueError(f"expected {expected} float32 in [{low:g}, {high:g}], got {describe(images)}")
+
+
+def check_floats(*images: Any, what: str = "images (B, H, W, C)") -> None:
+    """Raises ValueError unless images (..., H, W, C) are of a floating type, and, where it can be
+    known, finite."""
+    for one in images:
+        floating = hasattr(one, "dtype") and jnp.issubdtype(one.dtype, jnp.floating)
+        values = value_range(one) if floating else None
+        if not floating or np.ndim(one) < 3 or (values and not np.isfinite(values).all()):
+            raise ValueError(f"expected {what} of finite floats, got {describe(one)}")
+
+
+def value_range(array: Any) -> tuple[float, float] | None:
+    """(lowest, highest) value, NaN where there is one; None where it can't be known."""
+    kind = getattr(getattr(array, "dtype", None), "kind", None)
+    if is_traced(array) or kind is None or kind in "OSUMmV" or not array.size:
+        return None
+    with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
+        return array.min().item(), array.max().item()
+
+
+def describe(thing: Any, depth: int = 1) -> str:
+    """'float32 (28, 28) with min 0, max 255', as far as it can be known."""
+    if isinstance(thing, tuple | list | dict):
+        inner = list(thing.values() if isinstance(thing, dict) else thing)[: 4 * depth]
+        of = ", ".join(describe(one, 0) for one in inner)
+        return f"{type(thing).__name__} of {of or 'nothing'}" if depth else type(thing).__name__
+    if not hasattr(thing, "dtype"):
+        return f"{type(thing).__name__} {str(thing)[:40]}"
+    text, values = f"{thing.dtype} {tuple(np.shape(thing))}", value_range(thing)
+    return f"{text} with min {_digits(values[0])}, max {_digits(values[1])}" if values else text
+
+
+def _digits(value: float) -> str:
+    """With the digits that tell it from its neighbours in float32: 1.0000001."""
+    short = f"{value:g}"
+    number = np.float32(value)
+    return short if number == np.float32(short) else str(number)
+
+
+@contextlib.contextmanager
+def impure_in_words() -> Iterator[None]:
+    """Turns what Flax says of a network that changes itself into a ValueError with the remedy."""
+    try:
+        yield
+    except (flax.errors.TraceContextError, flax.errors.ModifyScopeVariableError) as error:
+        raise ValueError(
+            "expected a network that is a pure function, got one that changes its own variables:"
+            " put it in evaluation mode (nnx: module.eval(); Linen: train=False, or"
+            f" use_running_average=True). Flax says: {error}"
+        ) from error
 
 
 def check_shape(image_shape: Any) -> tuple[int, int, int]:
@@ -77,8 +127,12 @@ def check_counts(*, or_zero: bool = False, **options: Any) -> None:
     """Raises ValueError for an option that is not a whole number above zero (or zero)."""
     check_positive(or_zero=or_zero, **options)
     for name, value in options.items():
-        if not is_traced(value) and not isinstance(value, int | np.integer):
+        if is_traced(value):
+            continue
+        if not isinstance(value, int | np.integer):
             raise ValueError(f"expected {name} to be a whole number, got {value!r}")
+        if value >= 2**31:
+            raise ValueError(f"expected {name} of at most {2**31 - 1}, got {value}")
 
 
 def check_choice(**options: tuple[Any, tuple[Any, ...]]) -> None:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from spt_jax._automaton import Images, Labels
-from spt_jax._checks import check_finite
-from spt_jax._system import Classifier, Response, System, as_partial, package
+from spt_jax._checks import check_finite, describe
+from spt_jax._pinned import as_partial
+from spt_jax._system import Classifier, Response, System, package
 
 # (images (B, H, W, C), the standards of their labels (B, ...)) -> (B,), higher is more alike
 Similarity = Callable[[Images, Any], jax.Array]
@@ -33,7 +34,13 @@ class Comparator:
 
     def observe(self, images: Images, labels: tuple[Labels, ...]) -> jax.Array:
         of_label = jax.tree.map(lambda leaf: leaf[labels[0]], self.standards)
-        return self.similarity(images, of_label)
+        alike = self.similarity(images, of_label)
+        if getattr(alike, "shape", None) != images.shape[:1]:
+            raise ValueError(
+                f"expected a similarity that gives ({len(images)},), one value an image, got"
+                f" {describe(alike)}"
+            )
+        return alike.astype(jnp.float32)
 
     def update(self, memory: tuple[()], evidence: jax.Array) -> tuple[tuple[()], jax.Array]:
         return memory, evidence < self.threshold
@@ -68,7 +75,7 @@ def comparator(
     """
     check_finite(threshold=threshold)
     standards = jax.tree.map(jnp.asarray, standards)
-    automaton = Comparator(standards, as_partial(similarity), threshold)
+    automaton = Comparator(standards, as_partial(similarity, "similarity"), threshold)
     return package(automaton, classifier, fallback, response)
 
 
@@ -79,7 +86,7 @@ def cosine(embed: Callable[[Images], jax.Array]) -> Partial:
       embed: images (B, H, W, C) -> (B, D), a `jax.tree_util.Partial` where it has weights. The
         standards are images too.
     """
-    return Partial(_cosine, as_partial(embed))
+    return Partial(_cosine, as_partial(embed, "embed"))
 
 
 def _cosine(embed, images, standards):

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from spt_jax._automaton import Images
-from spt_jax._checks import check_choice, check_counts
+from spt_jax._checks import check_choice, check_counts, check_floats, check_images, describe
 
 ROUNDINGS = ("straight-through", "exact", "smooth")
 
@@ -54,9 +54,10 @@ def median_smooth(images: Images, size: int = 2) -> Images:
       (B, H, W, C); gradients go to the pixel that was taken, in equal shares to equal ones.
 
     Raises:
-      ValueError: a size below 1, or larger than the images.
+      ValueError: a size below 1, or larger than the images; images that are no finite floats.
     """
     check_counts(size=size)
+    _check_batch(images)
     height, width = images.shape[1:3]
     if size > min(height, width):
         raise ValueError(f"expected size of at most the images' {height} x {width}, got {size}")
@@ -71,6 +72,12 @@ def median_smooth(images: Images, size: int = 2) -> Images:
         jnp.where(t, p - lax.stop_gradient(p), 0) for t, p in zip(taken, windows, strict=True)
     ]
     return median + sum(through) / sum(taken)
+
+
+def _check_batch(images: Images) -> None:
+    check_floats(images)
+    if images.ndim != 4:
+        raise ValueError(f"expected images (B, H, W, C), got {describe(images)}")
 
 
 def _median(ranked: list[jax.Array]) -> jax.Array:
@@ -104,9 +111,11 @@ def jpeg(images: Images, quality: int = 75, rounding: str = "straight-through") 
       (B, H, W, C) float32 in [0, 1], of 8 bits.
 
     Raises:
-      ValueError: another quality, rounding or number of channels.
+      ValueError: another quality, rounding or number of channels; images of another shape, type or
+        range.
     """
     check_counts(quality=quality)
+    check_images(images, rank=4)
     check_choice(rounding=(rounding, ROUNDINGS))
     if quality > 100:
         raise ValueError(f"expected quality in 1 ... 100, got {quality}")

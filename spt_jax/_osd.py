@@ -1,7 +1,7 @@
 """OSD: a query that is too near to many earlier ones, in an encoder's eyes, is an attack's."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from spt_jax._automaton import Images, Labels
-from spt_jax._checks import check_counts
+from spt_jax._automaton import Images, Labels, unless, write
+from spt_jax._checks import check_counts, check_finite, describe
 
 CHUNK = 256  # rows of the table of distances that are in memory at once
 
@@ -50,6 +50,7 @@ class OSD:
     capacity: int = field(default=1_000, metadata={"static": True})
 
     consults = 0
+    keeps_out = True
 
     def init(self, image_shape: tuple[int, int, int]) -> OSDMemory:
         if self.capacity < self.neighbours:
@@ -71,18 +72,20 @@ class OSD:
         # A gradient into the memory would be one through the defence's bookkeeping.
         return lax.stop_gradient(self.encode(images))
 
-    def update(self, memory: OSDMemory, encoding: jax.Array) -> tuple[OSDMemory, jax.Array]:
+    def update(
+        self, memory: OSDMemory, encoding: jax.Array, hostile: Any = False
+    ) -> tuple[OSDMemory, jax.Array]:
         squares = jnp.sum((memory.encodings - encoding) ** 2, axis=-1)
         # With too few stored the distance is infinite, which is below no threshold.
         stored = jnp.arange(self.capacity) < memory.filled
         distance = _mean_of_smallest(jnp.where(stored, jnp.sqrt(squares), jnp.inf), self.neighbours)
         flagged = distance < self.threshold
-        after = OSDMemory(
-            encodings=memory.encodings.at[memory.oldest].set(encoding),
-            oldest=jnp.where(flagged, 0, (memory.oldest + 1) % self.capacity),
-            filled=jnp.where(flagged, 0, jnp.minimum(memory.filled + 1, self.capacity)),
+        after = (
+            jnp.where(flagged, 0, (memory.oldest + 1) % self.capacity),
+            jnp.where(flagged, 0, jnp.minimum(memory.filled + 1, self.capacity)),
         )
-        return after, flagged
+        encodings = write(memory.encodings, memory.oldest, encoding, hostile)
+        return OSDMemory(encodings, *unless(hostile, tuple(memory)[1:], after)), flagged
 
 
 def osd_threshold(encodings: jax.Array, neighbours: int = 50, fpr: float = 0.001) -> float:
@@ -98,15 +101,20 @@ def osd_threshold(encodings: jax.Array, neighbours: int = 50, fpr: float = 0.001
       fpr: the share to flag, in [0, 1): floor(fpr * N) of the images are below the threshold.
 
     Raises:
-      ValueError: too few encodings, options out of their range.
+      ValueError: too few encodings, encodings that are not finite, options out of their range.
     """
     check_counts(neighbours=neighbours)
+    check_finite(fpr=fpr)
     if not 0 <= fpr < 1:
         raise ValueError(f"expected fpr in [0, 1), got {fpr}")
-    if np.ndim(encodings) != 2 or len(encodings) <= neighbours:
+    floating = hasattr(encodings, "dtype") and jnp.issubdtype(encodings.dtype, jnp.floating)
+    if not floating or np.ndim(encodings) != 2 or len(encodings) <= neighbours:
         raise ValueError(
-            f"expected encodings (N, D) of more than {neighbours} images, got {np.shape(encodings)}"
+            f"expected encodings (N, D) of more than {neighbours} images, in floats, got"
+            f" {describe(encodings)}"
         )
+    if not np.isfinite(np.asarray(encodings)).all():
+        raise ValueError(f"expected finite encodings, got {describe(encodings)}")
     distances = np.sort(_neighbour_distances(jnp.asarray(encodings), neighbours))
     return float(distances[int(fpr * len(distances))])
 

@@ -44,6 +44,11 @@ IMMUTABLE = (
 ARRAYS = ("ArrayImpl", "PRNGKeyArray")  # of jax.Array's kinds those that can't change
 MOST_REACHED = 100_000  # things, beyond which looking takes longer than tracing
 MOST_REMEMBERED = 64  # callables that were looked at
+ARRAY_LIKE = (
+    *(jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic),
+    *(bool, int, float, complex),
+)
+PLAIN = "plain"  # the mark of a pinned Partial to which arrays alone are bound
 MISSING = object()
 
 
@@ -63,28 +68,43 @@ def pinned(tree: Any) -> Any:
     """The pytree with every `Partial` in it known to `jit` by what it reaches now.
 
     Arguments bound to a Partial that are no arrays (activation functions among a module's weights,
-    say) become a part of the key.
+    say) become a part of the key. What is pinned already, and has not changed, is given back.
     """
-    return jax.tree.map(
-        lambda leaf: _pin(leaf) if isinstance(leaf, Partial) else leaf,
-        tree,
-        is_leaf=lambda node: isinstance(node, Partial),
-    )
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, Partial))
+    fresh = [_pin(leaf) if isinstance(leaf, Partial) else leaf for leaf in leaves]
+    same = all(new is old for new, old in zip(fresh, leaves, strict=True))
+    return tree if same else jax.tree.unflatten(structure, fresh)
 
 
 def _pin(partial: Partial) -> Partial:
-    args, keywords = pinned((partial.args, partial.keywords))
+    key: Any = partial.func
+    if PLAIN in vars(partial) and key.holds():
+        return partial
+    args, keywords = partial.args, partial.keywords
     leaves, structure = jax.tree.flatten((args, keywords))
+    if _has_partials(structure):
+        args, keywords = pinned((args, keywords))
+        leaves, structure = jax.tree.flatten((args, keywords))
     static = tuple((i, leaf) for i, leaf in enumerate(leaves) if not _is_array(leaf))
     if not static:
-        return Partial(_key(partial.func), *args, **keywords)
+        found = Partial(_key(partial.func), *args, **keywords)
+        if not _has_partials(structure):
+            vars(found)[PLAIN] = True
+        return found
     arrays = [leaf for leaf in leaves if _is_array(leaf)]
     return Partial(_Key(_Mixed(partial.func, structure, static)), arrays)
 
 
+@functools.lru_cache(maxsize=MOST_REMEMBERED)
+def _has_partials(structure: Any) -> bool:
+    """Whether there is a Partial in a PyTreeDef: remembered, for a system asks at every query."""
+    node = structure.node_data()
+    is_one = node is not None and issubclass(node[0], Partial)
+    return is_one or any(map(_has_partials, structure.children()))
+
+
 def _is_array(leaf: Any) -> bool:
-    numbers = np.ndarray | np.generic | bool | int | float | complex
-    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | numbers)
+    return isinstance(leaf, ARRAY_LIKE)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,7 +139,7 @@ class _Key:
 
     def holds(self) -> bool:
         """Whether a second look would find the same."""
-        return all(check() for check in self._look.checks)
+        return self._look.holds()
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         return self.function(*args, **keywords)
@@ -174,12 +194,24 @@ class _Unknown(Exception):
 
 class _Look:
     """A walk through what a callable reaches. `found` is equal for two walks exactly where they
-    met the same; `checks` are all true as long as another walk would meet the same."""
+    met the same, and `holds` as long as another one would."""
 
     def __init__(self) -> None:
         self.found: list = []
+        # What would change them: (mapping, key, value), (container, its length), others.
+        self.entries: list[tuple[Any, Any, Any]] = []
+        self.lengths: list[tuple[Any, int]] = []
         self.checks: list[Callable[[], bool]] = []
         self._met: dict[int, tuple[int, Any]] = {}  # id -> (its number, the thing, kept alive)
+
+    def holds(self) -> bool:
+        for mapping, key, value in self.entries:
+            if mapping.get(key, MISSING) is not value:
+                return False
+        for container, length in self.lengths:
+            if len(container) != length:
+                return False
+        return all(check() for check in self.checks)
 
     def at(self, thing: Any) -> None:
         if isinstance(thing, jax.core.Tracer) or len(self.found) > MOST_REACHED:
@@ -245,6 +277,11 @@ class _Look:
         self.checks.append(lambda: read() is thing)
         self.at(thing)
 
+    def _entry(self, mapping: Any, key: Any) -> None:
+        """What a mapping has under a key."""
+        self.entries.append((mapping, key, mapping[key]))
+        self.at(mapping[key])
+
     def _kind(self, container: Any) -> None:
         self.found.append(len(container))
         self.at(type(container))
@@ -261,28 +298,21 @@ class _Look:
         self._all(*items)
 
     def _mapping(self, mapping: Any) -> None:
-        items = tuple(mapping.items())
-        self.checks.append(
-            lambda: (
-                len(mapping) == len(items)
-                and all(mapping.get(key, MISSING) is value for key, value in items)
-            )
-        )
-        for key, value in items:
-            self._all(key, value)
+        self.lengths.append((mapping, len(mapping)))
+        for key in tuple(mapping):
+            self.at(key)
+            self._entry(mapping, key)
 
     def _function(self, function: types.FunctionType) -> None:
-        self._same(lambda: function.__code__, function.__code__)
+        self.at(function.__code__)
         for cell in function.__closure__ or ():
             self._same(functools.partial(_inside, cell), _inside(cell))
         if _is_trusted(function.__module__):
             return
-        self._same(lambda: function.__defaults__, function.__defaults__)
-        self._same(lambda: function.__kwdefaults__, function.__kwdefaults__)
-        for name, value in vars(function).items():
-            if name != "__signature__":  # for people
-                self._same(functools.partial(vars(function).get, name, MISSING), value)
-        self.checks.append(functools.partial(_has_length, vars(function), len(vars(function))))
+        self._all(function.__defaults__, function.__kwdefaults__)
+        for name in sorted(vars(function).keys() - {"__signature__"}):  # which is for people
+            self._entry(vars(function), name)
+        self.lengths.append((vars(function), len(vars(function))))
         names = set(_names(function.__code__))
         if names & DYNAMIC:
             raise _Unknown
@@ -290,7 +320,7 @@ class _Look:
             if name in function.__globals__:
                 self._named(function.__globals__, name, names)
             elif hasattr(builtins, name):
-                self.checks.append(functools.partial(_lacks, function.__globals__, name))
+                self.entries.append((function.__globals__, name, MISSING))
             elif name in sys.modules:  # imported in the function
                 self._named(sys.modules, name, names)
 
@@ -299,7 +329,7 @@ class _Look:
         thing = scope[name]
         known = id(thing) in self._met
         self.found.append(name)
-        self._same(lambda: scope.get(name, MISSING), thing)
+        self._entry(scope, name)
         if isinstance(thing, types.ModuleType) and not known and not _is_trusted(thing.__name__):
             for inner in sorted(names & vars(thing).keys()):
                 self._named(vars(thing), inner, names)
@@ -310,7 +340,7 @@ class _Look:
             if not _is_trusted(base.__module__):
                 for name, value in vars(base).items():
                     if _is_member(name, value):
-                        self._same(functools.partial(vars(base).get, name, MISSING), value)
+                        self._entry(vars(base), name)
 
     def _object(self, thing: Any) -> None:
         package = (type(thing).__module__ or "").split(".")[0]
@@ -327,12 +357,14 @@ class _Look:
         attributes = dict(_attributes(thing))
         if not attributes and not (hasattr(thing, "__dict__") or hasattr(thing, "__slots__")):
             raise _Unknown
-        if hasattr(thing, "__dict__"):
-            own = vars(thing)
-            self.checks.append(functools.partial(_has_length, own, len(own)))
+        own = getattr(thing, "__dict__", {})
+        self.lengths.append((own, len(own)))
         for name, value in attributes.items():
             self.found.append(name)
-            self._same(functools.partial(getattr, thing, name, MISSING), value)
+            if name in own:
+                self._entry(own, name)
+            else:
+                self._same(functools.partial(getattr, thing, name, MISSING), value)
 
 
 def _inside(cell: types.CellType) -> Any:
@@ -340,14 +372,6 @@ def _inside(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:  # not filled yet
         return None
-
-
-def _has_length(container: Any, length: int) -> bool:
-    return len(container) == length
-
-
-def _lacks(scope: dict[str, Any], name: str) -> bool:
-    return name not in scope
 
 
 def _contents(array: Any) -> tuple:

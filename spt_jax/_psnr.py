@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spt_jax._checks import check_positive
+from spt_jax._checks import check_floats, check_positive, describe, is_traced
 
 
 def psnr(a: jax.Array, b: jax.Array, max_pixel: float = 1.0) -> jax.Array:
@@ -14,7 +14,8 @@ def psnr(a: jax.Array, b: jax.Array, max_pixel: float = 1.0) -> jax.Array:
     SPT, section III-B, eq. 1, whose square of differences is read as its mean.
 
     Args:
-      a, b: (..., H, W, C) floats; what stands before H may broadcast.
+      a, b: (..., H, W, C) floats, or whole numbers (uint8, say), which are taken for floats; what
+        stands before H may broadcast.
       max_pixel: the largest value that a pixel can have: 1, or 255 for images that are not
         normalised.
 
@@ -22,10 +23,26 @@ def psnr(a: jax.Array, b: jax.Array, max_pixel: float = 1.0) -> jax.Array:
       (...): one value an image; infinite where the two are equal.
 
     Raises:
-      ValueError: max_pixel not above 0.
+      ValueError: max_pixel not above 0; images that are no numbers, not finite, or of other (H, W,
+        C) than each other; whole numbers with max_pixel=1.
     """
     check_positive(max_pixel=max_pixel)
+    a, b = (_as_floats(images, max_pixel) for images in (a, b))
+    check_floats(a, b)
+    if a.shape[-3:] != b.shape[-3:]:
+        raise ValueError(f"expected images of one (H, W, C), got {a.shape} and {b.shape}")
     return 10 * jnp.log10(jnp.square(max_pixel) / mean_squared_error(a, b))
+
+
+def _as_floats(images: Any, max_pixel: Any) -> jax.Array:
+    """Whole numbers as float32: their differences would wrap around."""
+    if not hasattr(images, "dtype") or not jnp.issubdtype(images.dtype, jnp.integer):
+        return images
+    if not is_traced(max_pixel) and max_pixel == 1:
+        raise ValueError(
+            f"expected max_pixel (255, say) with whole numbers, got {describe(images)}"
+        )
+    return jnp.asarray(images, jnp.float32)
 
 
 def mean_squared_error(a: jax.Array, b: jax.Array) -> jax.Array:

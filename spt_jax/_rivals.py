@@ -3,9 +3,10 @@
 import jax
 
 from spt_jax._blacklight import Blacklight
-from spt_jax._checks import check_counts, check_finite
+from spt_jax._checks import check_counts, check_positive, is_traced
 from spt_jax._osd import OSD
-from spt_jax._system import Classifier, Response, System, as_partial, package
+from spt_jax._pinned import as_partial
+from spt_jax._system import Classifier, Response, System, package
 
 
 def blacklight(
@@ -36,13 +37,19 @@ def blacklight(
       response: "decoy", or "random" labels (`package`).
 
     Raises:
-      ValueError: options out of their range; at `init`, a window larger than the image.
+      ValueError: options out of their range; a threshold that no two images can exceed; at `init`,
+        a window larger than the image, or fewer windows than the threshold asks for.
     """
     check_counts(
         window=window, quantisation=quantisation, fingerprint_size=fingerprint_size,
         capacity=capacity,
     )  # fmt: skip
     check_counts(or_zero=True, threshold=threshold, salt=salt)
+    if not is_traced(threshold) and threshold >= fingerprint_size:
+        raise ValueError(
+            f"expected a threshold below the {fingerprint_size} hashes of a fingerprint, or nobody"
+            f" is ever deceived, got {threshold}"
+        )
     if quantisation > 255:
         raise ValueError(f"expected quantisation of at most 255, got {quantisation}")
     automaton = Blacklight(threshold, window, quantisation, fingerprint_size, capacity, salt)
@@ -75,6 +82,6 @@ def osd(
       ValueError: options out of their range; at `init`, a capacity below `neighbours`.
     """
     check_counts(neighbours=neighbours, capacity=capacity)
-    check_finite(threshold=threshold)
-    automaton = OSD(as_partial(encode), threshold, neighbours, capacity)
+    check_positive(threshold=threshold)  # no distance is below 0
+    automaton = OSD(as_partial(encode, "encode"), threshold, neighbours, capacity)
     return package(automaton, classifier, decoy, response)

@@ -12,6 +12,7 @@ from jax import lax
 
 from spt_jax._automaton import Images
 from spt_jax._checks import check_counts, check_images
+from spt_jax._pinned import pinned
 from spt_jax._system import Answer, State, System
 
 NEVER = 2**31 - 1  # idle for ever: a row that nobody has
@@ -85,9 +86,9 @@ class Server:
           ValueError: clients or images of another shape, type or range; none of them, or more than
             `capacity`.
         """
-        check_images(images, rank=4)
+        check_images(images, rank=4, bounds=self.system.bounds)
         _check_clients(clients, len(images), self.capacity)
-        return _query(self, table, clients.astype(jnp.uint32), images)
+        return _query(pinned(self), table, clients.astype(jnp.uint32), images)
 
 
 def serve(system: System, capacity: int = 1024) -> Server:
@@ -123,7 +124,7 @@ def state_bytes(system: System, image_shape: Sequence[int]) -> int:
 @partial(jax.jit, inline=True)
 def _query(server, table, names, images):
     system = server.system
-    heard, evidence = system.look(images)
+    images, heard, evidence = system.look(images)
 
     order = jnp.argsort(names, stable=True)  # client by client
     first = order[jnp.searchsorted(names[order], names, method="scan_unrolled")]  # of each's client

@@ -10,8 +10,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from spt_jax._automaton import Automaton, Images, Memory
-from spt_jax._checks import check_choice, check_counts, check_images, check_key, check_shape
+from spt_jax._automaton import Automaton, Images, Memory, unless
+from spt_jax._checks import (
+    check_choice,
+    check_counts,
+    check_images,
+    check_key,
+    check_shape,
+    describe,
+    impure_in_words,
+)
+from spt_jax._pinned import as_partial, pinned
 
 Classifier = Callable[[Images], jax.Array]  # images (B, H, W, C) -> logits (B, K)
 Response = Literal["decoy", "random"]
@@ -22,6 +31,14 @@ class State(NamedTuple):
 
     memory: Memory
     key: jax.Array | None  # of random responses
+
+
+class Seen(NamedTuple):
+    """What can be known of images before anybody's memory is asked."""
+
+    images: Images  # (B, H, W, C): hostile ones clipped to the bounds, NaN taken for the lowest
+    logits: tuple[jax.Array, ...]  # (B, K) of the networks that the memory consults
+    evidence: tuple[Any, jax.Array]  # (the automaton's, (B,) bool: hostile), for `decide`
 
 
 class Answer(NamedTuple):
@@ -38,16 +55,25 @@ class System:
     """A classifier packaged with a memory and a decoy (SPT, fig. 2 and 3): a pure function from
     (state, image) to (state, answer).
 
+    A hostile image, that is not finite or out of the bounds, is refused where its pixels can be
+    seen. Inside jit, where they can't, it is answered by the decoy, changed to fit the bounds, and
+    not remembered.
+
     Differentiating an answer's logits gives the gradient of whichever network answered (both then
     run): what the memory decides is a constant. All methods but `init` work inside jit, scan, vmap
     and grad. A system is a pytree; thresholds and weights that are bound with
     `jax.tree_util.Partial` are its leaves.
+
+    Attributes:
+      bounds: the lowest and the highest value of a pixel. An attack that leaves [0, 1], as some of
+        the paper's do, takes `dataclasses.replace(system, bounds=...)`.
     """
 
     automaton: Automaton
     classifier: Partial
     decoy: Partial
     response: Response = field(metadata={"static": True})
+    bounds: tuple[float, float] = field(default=(0.0, 1.0), metadata={"static": True})
 
     def init(self, image_shape: Sequence[int], key: jax.Array | None = None) -> State:
         """The state of one client who has sent nothing yet.
@@ -89,8 +115,8 @@ class System:
         Raises:
           ValueError: an image of another shape, type or range.
         """
-        check_images(image, rank=3)
-        return _query(self, state, image)
+        check_images(image, rank=3, bounds=self.bounds)
+        return _query(pinned(self), state, image)
 
     def query_clients(self, states: State, images: Images) -> tuple[State, Answer]:
         """Many clients, one image each: memories are mapped over, each network runs once, on the
@@ -103,8 +129,10 @@ class System:
         Raises:
           ValueError: images of another shape, type or range.
         """
-        check_images(images, rank=4)
-        return _query_clients(self, states, images)
+        check_images(images, rank=4, bounds=self.bounds)
+        if not images.shape[0]:
+            return states, self._answers_to_none(images)
+        return _query_clients(pinned(self), states, images)
 
     def query_stream(self, state: State, images: Images) -> tuple[State, Answer]:
         """One client's next images, in order: as `lax.scan(system.query, state, images)`, but only
@@ -117,8 +145,10 @@ class System:
         Raises:
           ValueError: images of another shape, type or range.
         """
-        check_images(images, rank=4)
-        return _query_stream(self, state, images)
+        check_images(images, rank=4, bounds=self.bounds)
+        if not images.shape[0]:
+            return state, self._answers_to_none(images)
+        return _query_stream(pinned(self), state, images)
 
     def query_streams(self, states: State, images: jax.Array) -> tuple[State, Answer]:
         """Many clients, each with as many images, in order: `query_stream` for each of them, and
@@ -131,21 +161,43 @@ class System:
         Raises:
           ValueError: images of another shape, type or range.
         """
-        check_images(images, rank=5)
-        return _query_streams(self, states, images)
+        check_images(images, rank=5, bounds=self.bounds)
+        if 0 in images.shape[:2]:
+            return states, self._answers_to_none(images)
+        return _query_streams(pinned(self), states, images)
 
-    def look(self, images: Images) -> tuple[tuple[jax.Array, ...], Any]:
-        """(the logits (B, K) of the networks that the memory consults, the evidence it goes by):
-        what can be known of images before anybody's memory is asked."""
+    def _answers_to_none(self, images: jax.Array) -> Answer:
+        """Without asking a network, many of which can't be called on nothing."""
+        one = jax.ShapeDtypeStruct((1, *images.shape[-3:]), jnp.float32)
+        classes = jax.eval_shape(partial(ask, self.classifier), one).shape[-1]
+        nobody = images.shape[:-3]
+        return Answer(
+            jnp.zeros((*nobody, classes), jnp.float32),
+            jnp.zeros(nobody, jnp.int32),
+            jnp.zeros(nobody, bool),
+        )
+
+    def look(self, images: Images) -> Seen:
+        """What can be known of images (B, H, W, C) before anybody's memory is asked."""
+        images, hostile = _screened(images, *self.bounds)
         networks = (self.classifier, self.decoy)[: self.automaton.consults]
-        logits = tuple(network(images).astype(jnp.float32) for network in networks)
+        logits = tuple(ask(network, images) for network in networks)
         labels = tuple(jnp.argmax(z, axis=-1) for z in logits)
         evidence = self.automaton.observe(lax.stop_gradient(images), labels)
-        return logits, lax.stop_gradient(evidence)
+        hostile |= ~_finite(evidence, len(images))
+        return Seen(images, logits, lax.stop_gradient((evidence, hostile)))
 
-    def decide(self, state: State, evidence: Any) -> tuple[State, tuple[jax.Array, Any]]:
+    def decide(
+        self, state: State, evidence: tuple[Any, jax.Array]
+    ) -> tuple[State, tuple[jax.Array, Any]]:
         """One client's memory, and a key to draw a label with: (state, (deceived, key))."""
-        memory, deceived = self.automaton.update(state.memory, evidence)
+        seen, hostile = evidence
+        if getattr(self.automaton, "keeps_out", False):
+            memory, deceived = self.automaton.update(state.memory, seen, hostile)  # type: ignore[call-arg]
+        else:
+            memory, deceived = self.automaton.update(state.memory, seen)
+            memory = unless(hostile, state.memory, memory)
+        deceived |= hostile
         if self.response == "decoy":
             return State(memory, None), (deceived, None)
         key, draw = jax.random.split(state.key)  # type: ignore[arg-type]
@@ -190,12 +242,26 @@ def package(
     check_choice(response=(response, ("decoy", "random")))
     if decoy is None and (response == "decoy" or automaton.consults == 2):
         raise ValueError("expected a decoy, images (B, H, W, C) -> logits (B, K), got None")
-    return System(automaton, as_partial(classifier), as_partial(decoy or _nobody), response)
+    decoy = as_partial(_nobody if decoy is None else decoy, "decoy")
+    classifier = as_partial(classifier, "classifier")
+    return System(pinned(automaton), pinned(classifier), pinned(decoy), response)
 
 
-def as_partial(function: Callable) -> Partial:
-    """The function as a pytree, so that `jit` traces the weights bound to it."""
-    return function if isinstance(function, Partial) else Partial(function)
+def ask(network: Classifier, images: Images) -> jax.Array:
+    """The logits (B, K) of a network, in float32 whatever it computes in.
+
+    Raises:
+      ValueError: an answer of another kind; a network that changes itself.
+    """
+    with impure_in_words():
+        logits = network(images)
+    right = hasattr(logits, "dtype") and jnp.issubdtype(logits.dtype, jnp.floating)
+    if not right or logits.ndim != 2 or logits.shape[0] != images.shape[0]:
+        raise ValueError(
+            f"expected a network that gives logits ({images.shape[0]}, K) of a floating type,"
+            f" got {describe(logits)}"
+        )
+    return logits.astype(jnp.float32)
 
 
 def _nobody(images):
@@ -209,8 +275,7 @@ _compiled = partial(jax.jit, inline=True)
 
 @_compiled
 def _query(system, state, image):
-    images = image[None]
-    heard, evidence = system.look(images)
+    images, heard, evidence = system.look(image[None])
     state, (deceived, draw) = system.decide(state, _drop_axis(evidence))
     draws = None if draw is None else draw[None]
     return state, _drop_axis(system.respond(images, heard, deceived[None], draws))
@@ -218,14 +283,14 @@ def _query(system, state, image):
 
 @_compiled
 def _query_clients(system, states, images):
-    heard, evidence = system.look(images)
+    images, heard, evidence = system.look(images)
     states, (deceived, draws) = jax.vmap(system.decide)(states, evidence)
     return states, system.respond(images, heard, deceived, draws)
 
 
 @_compiled
 def _query_stream(system, state, images):
-    heard, evidence = system.look(images)
+    images, heard, evidence = system.look(images)
     state, (deceived, draws) = lax.scan(system.decide, state, evidence)
     return state, system.respond(images, heard, deceived, draws)
 
@@ -240,8 +305,7 @@ def _query_streams(system, states, images):
     def join(tree):
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
-    flat = join(images)
-    heard, evidence = system.look(flat)
+    flat, heard, evidence = system.look(join(images))
     of_client = jax.vmap(partial(lax.scan, system.decide))
     states, (deceived, draws) = of_client(states, split(evidence))
     return states, split(system.respond(flat, heard, join(deceived), join(draws)))
@@ -254,13 +318,13 @@ def _answers(classifier, decoy, deceived, images):
     Where they are differentiated both run in any case: on a CPU the gradient of a convolution in
     a branch of `lax.cond` takes nine times as long as outside of one.
     """
-    shapes = [jax.eval_shape(network, images).shape for network in (classifier, decoy)]
+    shapes = [jax.eval_shape(partial(ask, net), images).shape for net in (classifier, decoy)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"expected a decoy with logits {shapes[0]} as the classifier has them, got {shapes[1]}"
         )
-    first, of_first = jax.closure_convert(_in_float32, classifier, images)
-    second, of_second = jax.closure_convert(_in_float32, decoy, images)
+    first, of_first = jax.closure_convert(ask, classifier, images)
+    second, of_second = jax.closure_convert(ask, decoy, images)
     return _selected(first, second, (classifier, *of_first), (decoy, *of_second), deceived, images)
 
 
@@ -307,11 +371,23 @@ def _recall(logits, images):
 
 def _silence(classifier, images):
     """A decoy that says nothing."""
-    return jnp.zeros(jax.eval_shape(classifier, images).shape, jnp.float32)
+    return jnp.zeros(jax.eval_shape(partial(ask, classifier), images).shape, jnp.float32)
 
 
-def _in_float32(network, images):
-    return network(images).astype(jnp.float32)
+def _screened(images: Images, low: float, high: float) -> tuple[Images, jax.Array]:
+    """(the images, hostile ones made to fit the bounds; (B,) bool: hostile)."""
+    hostile = ~jnp.all((images >= low) & (images <= high), axis=(1, 2, 3))  # of NaN too
+    fitting = jnp.clip(jnp.nan_to_num(images, nan=low), low, high)
+    return jnp.where(hostile[:, None, None, None], fitting, images), hostile
+
+
+def _finite(evidence: Any, count: int) -> jax.Array:
+    """(B,) bool: whether all numbers of an automaton's evidence are finite, image by image."""
+    finite = jnp.ones(count, bool)
+    for leaf in jax.tree.leaves(evidence):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            finite &= jnp.all(jnp.isfinite(leaf.reshape(count, -1)), axis=1)
+    return finite
 
 
 def _drop_axis(tree):

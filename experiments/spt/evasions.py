@@ -91,8 +91,7 @@ class Evade(NamedTuple):
         def send(states, number):
             own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
             dummies = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(own)
-            _, evidence = system.look(dummies)
-            return jax.vmap(system.decide)(states, evidence)[0], None
+            return jax.vmap(system.decide)(states, system.look(dummies).evidence)[0], None
 
         states, _ = lax.scan(send, record.system, jnp.arange(self.evasion.dummies))
         return record._replace(system=states)

@@ -378,7 +378,7 @@ def _batched(function, images: np.ndarray, batch: int) -> np.ndarray:
 
 @jax.jit
 def _observe(system, images):
-    return system.look(images)[1]
+    return system.look(images).evidence[0]
 
 
 def _confidences(logits, images):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio
 
 import spt_jax
+from spt_jax._buffer import Buffer
 from tests.spt_jax import automata, toys
 
 TINY = (2, 2, 1)
@@ -22,10 +23,8 @@ TRACES = {
 
 
 def automaton(length, patience, reset="periodic", threshold_db=35.0):
-    options = {"length": length, "patience": patience, "reset": reset}
-    return spt_jax.buffer(
-        toys.classifier, toys.decoy, threshold_db=threshold_db, **options
-    ).automaton
+    """Also with a patience that `buffer` refuses, since it deceives nobody."""
+    return Buffer(threshold_db, patience, length, reset)
 
 
 @jax.jit

@@ -7,13 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spt_jax
+from spt_jax._chain import Chain
 from tests.spt_jax import automata, toys
 
 TINY = (2, 2, 1)
 
 
 def automaton(**options):
-    return spt_jax.chain(toys.classifier, toys.decoy, **options).automaton
+    """Also with a trigger that `chain` refuses, since no chain exceeds it."""
+    usual = {"threshold_db": 30.0, "trigger": 5, "chain_length": 20, "regions": 10, "rule": "own"}
+    return Chain(**usual | options)
 
 
 @jax.jit

@@ -311,7 +311,7 @@ def test_thresholds_are_leaves_and_a_sweep_compiles_once():
         most, fewest = sweep(factory, name, (low, high))
         assert most > fewest, name
     assert sweep(comparator, "threshold", (-9.0, 9.0)) == [0, len(STREAM)]
-    few, many = sweep(chain, "chain_length", (2, 20))
+    few, many = sweep(chain, "chain_length", (6, 20))
     assert few < many
 
 

@@ -14,10 +14,12 @@ def is_traced(*arrays) -> bool:
     return any(isinstance(a, jax.core.Tracer) for a in arrays)
 
 
-def value_range(array) -> tuple[float, float] | None:
+def value_range(array: Any) -> tuple[float, float] | None:
     """(lowest, highest) value, NaN where there is one; None where it can't be known."""
-    kind = getattr(getattr(array, "dtype", None), "kind", None)
-    if is_traced(array) or kind is None or kind in "OSUMmV" or not array.size:
+    real = getattr(getattr(array, "dtype", None), "kind", "") in tuple("biuf")
+    if not real or is_traced(array) or not isinstance(array, jax.Array | np.ndarray | np.generic):
+        return None
+    if not array.size:
         return None
     with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
         return array.min().item(), array.max().item()
@@ -56,15 +58,16 @@ def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(images), check_labels(labels, len(images))
 
 
-def check_labels(labels: Any, count: int) -> jax.Array:
+def check_labels(labels: Any, count: int | None = None) -> jax.Array:
     """Labels (count,) int32 of any integer type, or ValueError: none is wrapped around."""
-    expected = f"expected labels ({count},) of an integer type"
+    expected = f"expected labels ({'B' if count is None else count},) of an integer type"
     if not hasattr(labels, "dtype"):
         try:
             labels = np.asarray(labels)
         except ValueError:  # lists of unequal length
             raise ValueError(f"{expected}, got {describe(labels)}") from None
-    if np.shape(labels) != (count,) or not np.issubdtype(labels.dtype, np.integer):
+    right = np.ndim(labels) == 1 and count in (None, len(labels))
+    if not right or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{expected}, got {describe(labels)}")
     values = value_range(labels)
     if values and not -(2**31) <= values[0] <= values[1] < 2**31:
@@ -112,10 +115,11 @@ def check_classes(labels: jax.Array, logits_shape: tuple[int, ...]) -> None:
 
 
 def check_bounds(bounds) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in bounds)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected bounds (low, high) with low < high, got {bounds!r}") from None
+    numbers = int | float | np.integer | np.floating
+    pair = isinstance(bounds, tuple | list | np.ndarray) and len(bounds) == 2
+    if not pair or not all(isinstance(bound, numbers) for bound in bounds):
+        raise ValueError(f"expected bounds (low, high) with low < high, got {bounds!r}")
+    low, high = (float(bound) for bound in bounds)
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"expected bounds (low, high) with low < high, got {tuple(bounds)}")
     return low, high

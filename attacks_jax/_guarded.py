@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from attacks_jax._attack import Images, Labels, Logits, Oracle, OracleState
@@ -36,7 +35,7 @@ def guarded_state(labels: Labels, oracle_state: OracleState = ()) -> Guard:
       labels: (B,) int, the true classes of the images that are attacked: those given to `run`.
       oracle_state: the state of the oracle behind the guard.
     """
-    return Guard(check_labels(labels, np.size(labels)), oracle_state)
+    return Guard(check_labels(labels), oracle_state)
 
 
 def guarded(oracle: Oracle, detector: Detector, *, scale: float | jax.Array = 1.0) -> Oracle:

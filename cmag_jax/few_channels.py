@@ -24,8 +24,9 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[1], self.channels))
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        shape = (3, 3, x.shape[1], self.channels)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
         return convolve(x, kernel) + bias[:, None, None]
 
 

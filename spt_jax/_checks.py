@@ -42,8 +42,10 @@ def check_floats(*images: Any, what: str = "images (B, H, W, C)") -> None:
 
 def value_range(array: Any) -> tuple[float, float] | None:
     """(lowest, highest) value, NaN where there is one; None where it can't be known."""
-    kind = getattr(getattr(array, "dtype", None), "kind", None)
-    if is_traced(array) or kind is None or kind in "OSUMmV" or not array.size:
+    real = getattr(getattr(array, "dtype", None), "kind", "") in tuple("biuf")
+    if not real or is_traced(array) or not isinstance(array, jax.Array | np.ndarray | np.generic):
+        return None
+    if not array.size:
         return None
     with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
         return array.min().item(), array.max().item()

@@ -2,7 +2,7 @@
 Learning to Generate Adversarial Examples", 2017): a network that maps an image to its attack."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import optax
 
 from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
 from attacks_jax._checks import check_bounds, check_counts, check_positive
-from attacks_jax._examples import PIXELS, select, width
+from attacks_jax._examples import PIXELS, Norm, select, width
 from attacks_jax._gradients import finite
 from attacks_jax._learning import Learning, draw_rows
 from attacks_jax._losses import goal_margin
@@ -57,6 +57,8 @@ class ATN(Learning):
     batch_size: int = field(metadata={"static": True})
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "l2"
 
     def init(self, oracle, oracle_state, key, images, labels) -> ATNState:
         batch = images.shape[0]
@@ -106,7 +108,7 @@ class ATN(Learning):
         margin = goal_margin(state.clean_logits, state.labels, targeted=self.targeted)
         changed = self.transform(state.params, state.clean)
         images = select(wins(margin), state.clean, changed)
-        return finish(oracle, state, images, distance="l2", targeted=self.targeted)
+        return finish(oracle, state, images, distance=self.norm, targeted=self.targeted)
 
     def learnt(self, state: ATNState) -> "ATN":
         return replace(self, trained=state.params)

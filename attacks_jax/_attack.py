@@ -48,6 +48,16 @@ class Attack(Protocol):
         ...
 
     @property
+    def norm(self) -> Any:
+        """What distances are measured in: "linf", "l2", "l1" or "l0"."""
+        ...
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the labels are targets."""
+        ...
+
+    @property
     def stages(self) -> tuple[int, ...]:
         """The most calls of `step` that can change a state, in each stage of the attack."""
         ...

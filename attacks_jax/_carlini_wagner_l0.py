@@ -4,7 +4,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from attacks_jax._carlini_wagner import (
     to_tanh_space,
 )
 from attacks_jax._checks import check_bounds, check_counts, check_positive
-from attacks_jax._examples import PIXELS, expand, freeze, norm, select, width
+from attacks_jax._examples import PIXELS, Norm, expand, freeze, norm, select, width
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins
@@ -65,6 +65,8 @@ class CarliniWagnerL0(OneStage):
     abort_early: bool = field(metadata={"static": True})
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "l0"
 
     @property
     def num_steps(self) -> int:
@@ -144,7 +146,7 @@ class CarliniWagnerL0(OneStage):
             oracle,
             state,
             jnp.where(same, clean, best),
-            distance="l0",
+            distance=self.norm,
             targeted=self.targeted,
             confidence=self.confidence,
         )

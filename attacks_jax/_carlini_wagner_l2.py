@@ -2,7 +2,7 @@
 (2017), section VI.A."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from attacks_jax._carlini_wagner import (
     to_tanh_space,
 )
 from attacks_jax._checks import check_bounds, check_counts, check_positive
-from attacks_jax._examples import PIXELS, freeze, select, width
+from attacks_jax._examples import PIXELS, Norm, freeze, select, width
 from attacks_jax._gradients import finite
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins
@@ -55,6 +55,8 @@ class CarliniWagnerL2(OneStage):
     abort_early: bool = field(metadata={"static": True})
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "l2"
 
     @property
     def num_steps(self) -> int:
@@ -123,7 +125,7 @@ class CarliniWagnerL2(OneStage):
             oracle,
             state,
             state.best.images,
-            distance="l2",
+            distance=self.norm,
             targeted=self.targeted,
             confidence=self.confidence,
         )

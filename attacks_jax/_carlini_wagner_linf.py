@@ -2,7 +2,7 @@
 (2017), section VI.C."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from attacks_jax._carlini_wagner import (
     to_tanh_space,
 )
 from attacks_jax._checks import check_bounds, check_counts, check_positive
-from attacks_jax._examples import PIXELS, expand, freeze, norm, select, width
+from attacks_jax._examples import PIXELS, Norm, expand, freeze, norm, select, width
 from attacks_jax._gradients import finite
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins
@@ -60,6 +60,8 @@ class CarliniWagnerLinf(OneStage):
     abort_early: bool = field(metadata={"static": True})
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "linf"
 
     @property
     def num_steps(self) -> int:
@@ -137,7 +139,7 @@ class CarliniWagnerLinf(OneStage):
             oracle,
             state,
             state.best.images,
-            distance="linf",
+            distance=self.norm,
             targeted=self.targeted,
             confidence=self.confidence,
         )

@@ -2,7 +2,7 @@
 deep neural networks", 2016)."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
 from attacks_jax._checks import check_bounds, check_counts, check_positive
-from attacks_jax._examples import PIXELS, TINY, expand, freeze, select, width
+from attacks_jax._examples import PIXELS, TINY, Norm, expand, freeze, select, width
 from attacks_jax._gradients import pull_back
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins
@@ -39,6 +39,9 @@ class DeepFool(OneStage):
     num_steps: int = field(metadata={"static": True})
     candidates: int = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "l2"
+    targeted: ClassVar[bool] = False
 
     def init(self, oracle, oracle_state, key, images, labels) -> DeepFoolState:
         del key
@@ -96,7 +99,7 @@ class DeepFool(OneStage):
         return freeze(state, moved)
 
     def result(self, oracle: Oracle, state: DeepFoolState) -> Result:
-        return finish(oracle, state, state.images, distance="l2", targeted=False)
+        return finish(oracle, state, state.images, distance=self.norm, targeted=False)
 
 
 def deepfool(

@@ -2,7 +2,7 @@
 Adversarial Examples" (2018), algorithm 1."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from attacks_jax._carlini_wagner import (
     start_bisection,
 )
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
-from attacks_jax._examples import PIXELS, expand, freeze, norm, select, width
+from attacks_jax._examples import PIXELS, Norm, expand, freeze, norm, select, width
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins
@@ -54,6 +54,8 @@ class EAD(OneStage):
     abort_early: bool = field(metadata={"static": True})
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "l1"
 
     @property
     def num_steps(self) -> int:
@@ -130,7 +132,7 @@ class EAD(OneStage):
             oracle,
             state,
             state.best.images,
-            distance="l1",
+            distance=self.norm,
             targeted=self.targeted,
             confidence=self.confidence,
         )

@@ -138,7 +138,11 @@ class EvadingPGD(OneStage):
         images = select(jnp.isfinite(state.lowest), state.best, state.images)
         state = state._replace(queries=state.queries + 1, oracle_state=oracle_state)
         result = finish(oracle, state, images, distance=self.norm, targeted=self.targeted)
-        return result._replace(success=result.success & (ask(self.detector, images) <= 0))
+        return result._replace(success=result.success & self.unseen(images))
+
+    def unseen(self, images: Images) -> jax.Array:
+        """(B,) bool: which images the detector does not flag."""
+        return ask(self.detector, images) <= 0
 
     def _look(
         self, state: EvadingPGDState, logits: Logits, flagged: jax.Array

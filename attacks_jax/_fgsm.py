@@ -1,7 +1,7 @@
 """FGSM, the fast gradient sign method (Goodfellow, Shlens and Szegedy, 2015)."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from attacks_jax._attack import (
     Result,
 )
 from attacks_jax._checks import check_bounds, check_positive, in_pixels
-from attacks_jax._examples import select
+from attacks_jax._examples import Norm, select
 from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import Loss, cross_entropy, goal_margin
 from attacks_jax._outcome import finish
@@ -39,6 +39,8 @@ class FGSM(OneStage):
     loss: Loss
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "linf"
 
     @property
     def num_steps(self) -> int:
@@ -69,7 +71,7 @@ class FGSM(OneStage):
         )
 
     def result(self, oracle: Oracle, state: FGSMState) -> Result:
-        return finish(oracle, state, state.images, distance="linf", targeted=self.targeted)
+        return finish(oracle, state, state.images, distance=self.norm, targeted=self.targeted)
 
 
 def fgsm(

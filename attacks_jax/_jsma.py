@@ -2,7 +2,7 @@
 in Adversarial Settings", 2016)."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax import lax
 
 from attacks_jax._attack import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
 from attacks_jax._checks import check_bounds, check_positive, in_pixels
-from attacks_jax._examples import freeze
+from attacks_jax._examples import Norm, freeze
 from attacks_jax._gradients import pull_back
 from attacks_jax._losses import goal_margin
 from attacks_jax._outcome import finish, wins
@@ -41,6 +41,7 @@ class JSMA(OneStage):
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
 
+    norm: ClassVar[Norm] = "l0"
     num_steps = 2**31 - 1  # no bound of its own: an example is done when its pixels are spent
 
     def init(self, oracle, oracle_state, key, images, labels) -> JSMAState:
@@ -84,7 +85,7 @@ class JSMA(OneStage):
         return freeze(state, moved)
 
     def result(self, oracle: Oracle, state: JSMAState) -> Result:
-        return finish(oracle, state, state.images, distance="l0", targeted=self.targeted)
+        return finish(oracle, state, state.images, distance=self.norm, targeted=self.targeted)
 
 
 def best_pairs(

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attacks_jax._attack import Images, Oracle, Result
+from attacks_jax._attack import Attack, Images, Labels, Oracle, Result
 from attacks_jax._examples import Norm, norm
 from attacks_jax._losses import goal_margin
 
@@ -39,5 +39,30 @@ def finish(
         success=wins(goal_margin(logits, state.labels, targeted=targeted), confidence - slack),
         distance=norm(images - state.clean, distance),
         queries=state.queries + 1,
+        oracle_state=oracle_state,
+    )
+
+
+def rounded(
+    attack: Attack, oracle: Oracle, result: Result, clean: Images, labels: Labels, levels: int
+) -> Result:
+    """The result with images of so many levels above the lowest, as a file of whole numbers keeps
+    them (255: 8 bits), and about which the oracle is asked again. Where both round to one level the
+    pixel is the clean image's own."""
+    low, high = attack.bounds
+
+    def level(images):
+        return jnp.round((images - low) / (high - low) * levels)
+
+    stored = jnp.clip(low + level(result.images) / levels * (high - low), low, high)
+    images = jnp.where(level(result.images) == level(clean), clean, stored)
+    oracle_state, logits = oracle(result.oracle_state, images)
+    success = result.success & wins(goal_margin(logits, labels, targeted=attack.targeted))
+    unseen = getattr(attack, "unseen", None)  # of an attack on a detector too
+    return Result(
+        images=images,
+        success=success if unseen is None else success & unseen(images),
+        distance=norm(images - clean, attack.norm),
+        queries=result.queries + 1,
         oracle_state=oracle_state,
     )

@@ -2,7 +2,7 @@
 it is stuck on, trained over images, places, angles and sizes."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from attacks_jax._attack import (
     Result,
 )
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
-from attacks_jax._examples import example_keys, select, width
+from attacks_jax._examples import Norm, example_keys, select, width
 from attacks_jax._gradients import finite
 from attacks_jax._learning import Learning, draw_rows
 from attacks_jax._losses import Loss, cross_entropy, goal_margin
@@ -56,6 +56,8 @@ class Patch(Learning):
     loss: Loss
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "l0"
 
     def init(self, oracle, oracle_state, key, images, labels) -> PatchState:
         batch = images.shape[0]
@@ -103,7 +105,7 @@ class Patch(Learning):
     def result(self, oracle: Oracle, state: PatchState) -> Result:
         stuck = self.stick(state.keys, state.clean, state.patch)
         images = select(state.already, state.clean, stuck)
-        return finish(oracle, state, images, distance="l0", targeted=self.targeted)
+        return finish(oracle, state, images, distance=self.norm, targeted=self.targeted)
 
     def learnt(self, state: PatchState) -> "Patch":
         return replace(self, trained=state.patch)

@@ -18,6 +18,7 @@ from experiments.spt import (
     demo,
     discontinuous,
     faces,
+    names,
     natural,
     transfer,
 )
@@ -37,6 +38,7 @@ TABLES: dict[str, Callable[[Lab, Path], Measured]] = {
     "queries": bookkeeping.measure,
     "adaptive": adaptive.measure,
     "natural": natural.measure,
+    "names": names.measure,
 }
 
 

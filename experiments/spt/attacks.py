@@ -1,7 +1,7 @@
 """The paper's attacks, as it runs them: a fixed number of steps, each a query, against a system."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -86,6 +86,8 @@ def drive(
     step takes far longer than its call. `attacks_jax.run` is not used since it returns the best
     image that was found, and what the paper judges is the last.
     """
+    if not spec.cut:
+        system = replace(system, bounds=UNCUT)  # or it would take all that is uncut for hostile
     evasion, turns = spec.evasion, spec.turns
     attack, oracle = spec.make(), evading(evasion, system, turns=turns)
     goals = labels if spec.target is None else np.full(len(labels), spec.target, np.int32)

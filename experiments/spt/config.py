@@ -11,11 +11,12 @@ DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"]
 Preset = Literal["quick", "paper"]
 Table = Literal[
     "demo", "II", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI",
-    "queries", "adaptive", "natural", "all",
+    "queries", "adaptive", "natural", "names", "all",
 ]  # fmt: skip
 # What "all" stands for: the paper's, then ours.
 ALL: tuple[Table, ...] = (
     "II", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "queries", "adaptive", "natural",
+    "names",
 )  # fmt: skip
 
 
@@ -23,7 +24,7 @@ ALL: tuple[Table, ...] = (
 class Config:
     """Everything that determines a run, and where it reads and writes."""
 
-    table: Table = "demo"  # of the paper, or: demo, queries (section III), adaptive, natural
+    table: Table = "demo"  # of the paper, or: demo, queries (section III), adaptive, natural, names
     dataset: DatasetName = "digits"
     preset: Preset = "quick"  # what the other options default to: minutes on a CPU, or the paper
     seed: int = 0

@@ -168,3 +168,37 @@ def test_every_pair_of_pixels_is_tried_in_blocks_as_at_once():
             np.testing.assert_array_equal(a, b)
     finally:
         _jsma.AT_ONCE = small
+
+
+@pytest.mark.parametrize("name", zoo.ONCE)
+def test_images_that_are_stored_in_8_bits_are_asked_about_again(name):
+    """What `run` says with `round_to` is what the oracle says of the file."""
+    attack, targeted = zoo.ONCE[name]
+    clean = (np.round(toys.some_images(3, 12, SHAPE) * 255) / 255).astype(np.float32)
+    labels = np.argmax(LOGITS(clean), -1)
+    goals = (labels + 1) % CLASSES if targeted else labels
+    exact = attacks_jax.run(attack, ORACLE, KEY, clean, goals)
+    result = attacks_jax.run(attack, ORACLE, KEY, clean, goals, round_to=255)
+    files = np.round(np.asarray(result.images) * 255).astype(np.uint8)
+    read = (files / 255).astype(np.float32)
+    np.testing.assert_allclose(read, result.images, atol=1e-7)
+    answers = np.argmax(LOGITS(read), -1)
+    np.testing.assert_array_equal(
+        result.success, exact.success & ((answers == goals) if targeted else (answers != goals))
+    )
+    assert np.abs(result.images - exact.images).max() <= 0.5 / 255 + 1e-6
+    np.testing.assert_array_equal(result.queries, exact.queries + 1)
+    if attack.norm == "l0":  # untouched pixels are untouched
+        assert np.all(result.distance <= exact.distance)
+
+
+def test_rounding_costs_attacks_that_end_on_the_boundary_their_success():
+    clean = (np.round(toys.some_images(4, 60, SHAPE) * 255) / 255).astype(np.float32)
+    labels = np.argmax(LOGITS(clean), -1)
+    attack = attacks_jax.deepfool(overshoot=0.0)
+    exact = attacks_jax.run(attack, ORACLE, KEY, clean, labels).success.mean()
+    stored = attacks_jax.run(attack, ORACLE, KEY, clean, labels, round_to=255).success.mean()
+    assert exact > 0.95 and 0.2 < stored < 0.8
+    for wrong in (0, 2.5, "255"):
+        with pytest.raises(ValueError, match="expected round_to"):
+            attacks_jax.run(attack, ORACLE, KEY, clean, labels, round_to=wrong)

@@ -89,4 +89,4 @@ def test_attacks_that_can_not_be_together_are_refused():
     with pytest.raises(ValueError, match="all targeted, or none of them"):
         attacks_jax.ensemble((attacks_jax.fgsm(), attacks_jax.fgsm(targeted=True)))
     with pytest.raises(ValueError, match="the same bounds"):
-        attacks_jax.ensemble((attacks_jax.fgsm(), attacks_jax.fgsm(bounds=(-1, 1))))
+        attacks_jax.ensemble((attacks_jax.fgsm(), attacks_jax.fgsm(eps=0.1, bounds=(-1, 1))))

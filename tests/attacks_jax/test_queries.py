@@ -85,7 +85,8 @@ def test_targeted_within_other_bounds(name):
     logits = toys.random_network(jax.random.key(2), shape, classes=3)
     images = 4 * toys.some_images(1, 2, shape) - 2
     targets = (np.argmax(logits(images), -1) + 1) % 3
-    attack = make(name, bounds=(-2.0, 2.0), targeted=True)
+    pixels = {"sigma": 0.004, "step_size": 0.04} if name == "nes" else {}
+    attack = make(name, bounds=(-2.0, 2.0), targeted=True, **pixels)
     oracle = attacks_jax.stateless(logits)
     result = attacks_jax.run(attack, oracle, KEY, images, targets, loop="compiled")
     assert np.isfinite(result.distance).all()

@@ -13,12 +13,14 @@ def nothing(images):
 DE = {"pixels": 2, "population": 6, "generations": 3}
 
 
+FEW_L0 = {"num_steps": 15, "step_size": 0.03, "initial_const": 1.0, "largest_const": 9.0}
+FEW_LINF = {"num_steps": 10, "initial_const": 1.0, "largest_const": 9.0, "max_rounds": 6}
+
+
 def untargeted(bounds=(0.0, 1.0)):
     """Options in units of the pixels are the same shares of any bounds."""
     unit, to = bounds[1] - bounds[0], {"bounds": bounds}
     few = {"num_steps": 15, "initial_const": 1.0} | to
-    l0 = {"num_steps": 15, "step_size": 0.03, "initial_const": 1.0, "largest_const": 9.0} | to
-    linf = {"num_steps": 10, "initial_const": 1.0, "largest_const": 9.0, "max_rounds": 6} | to
     l2 = {"eps": 0.5 * unit, "norm": "l2"} | to
     steps = {"eps": 0.05 * unit, "step_size": 0.02 * unit, "num_steps": 4} | to
     nes = {"sigma": 0.001 * unit, "step_size": 0.01 * unit, "num_steps": 40, "samples": 8}
@@ -37,8 +39,8 @@ def untargeted(bounds=(0.0, 1.0)):
         "apgd": aj.apgd(eps=0.05 * unit, num_steps=8, **to),
         "apgd-t": aj.apgd(eps=0.05 * unit, num_steps=6, num_targets=2, **to),
         "carlini_wagner_l2": aj.carlini_wagner_l2(binary_search_steps=3, **few),
-        "carlini_wagner_l0": aj.carlini_wagner_l0(**l0),
-        "carlini_wagner_linf": aj.carlini_wagner_linf(**linf),
+        "carlini_wagner_l0": aj.carlini_wagner_l0(**FEW_L0, **to),
+        "carlini_wagner_linf": aj.carlini_wagner_linf(**FEW_LINF, **to),
         "ead": aj.ead(binary_search_steps=2, **few),
         "deepfool": aj.deepfool(num_steps=8, **to),
         "one_pixel": aj.one_pixel(**DE, **to),

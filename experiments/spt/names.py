@@ -1,0 +1,78 @@
+"""What it costs to be forgotten: clients who change their name, and clients who flood the server.
+
+A memory belongs to a name. A client with a new name begins anew, and so does everybody when as many
+other names come as the server has room for. Only names that cost something (an account, a payment)
+make a memory worth having.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import spt_jax
+from experiments import progress
+from experiments.results import Row
+from experiments.spt.lab import Lab, Measured
+from experiments.spt.natural import defences
+
+TABLE = "extra/spt/names"
+QUERIES = 500  # of images alike, as an attack sends them
+APART = 1e-3  # standard deviation of what is between them
+CAPACITY = 1024  # clients that the server has room for
+BEFORE, AFTER = 18, 10  # queries of a client before and after the flood
+RENAMED_EVERY = (5, 10, 14, 15, 16, 20, 50, QUERIES)  # queries under one name
+
+
+def measure(lab: Lab, folder: Path) -> Measured:
+    del folder
+    random = np.random.default_rng(lab.config.seed)
+    image = lab.split.images[0]
+    noise = APART * random.normal(size=(QUERIES, *image.shape))
+    stream = np.clip(image + noise, 0, 1).astype(np.float32)
+    rows: list[Row] = []
+    for title, defence in progress.over(defences(lab).items(), "names"):
+        server = spt_jax.serve(lab.system(defence), CAPACITY)
+
+        for often in RENAMED_EVERY:
+            share = _deceived(server, np.arange(QUERIES) // often, stream).mean()
+            way = "renamed every", often, "deceived", round(float(share), 6)
+            rows.append(Row(TABLE, lab.dataset, title, *way, QUERIES))
+        for others in (CAPACITY - 1, CAPACITY):
+            way = "other names", others, "remembered", float(_remembered(server, stream, others))
+            rows.append(Row(TABLE, lab.dataset, title, *way, 1))
+    return Measured(rows)
+
+
+def _deceived(server: spt_jax.Server, clients: np.ndarray, stream: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of the queries the decoy answered, sent one after the other."""
+    table = server.init(stream.shape[1:])
+    _, told = _send(server, table, jnp.asarray(clients, jnp.int32), stream)
+    return np.asarray(told)
+
+
+def _remembered(server: spt_jax.Server, stream: np.ndarray, others: int) -> bool:
+    """Whether a client is answered otherwise than a new one, after a query each by other names."""
+    before, after = stream[:BEFORE], stream[BEFORE : BEFORE + AFTER]
+    client = jnp.zeros(BEFORE, jnp.int32)
+    table, _ = _send(server, server.init(stream.shape[1:]), client, before)
+    names = jnp.arange(1, others + 1, dtype=jnp.int32)
+    table, _ = _send(server, table, names, np.resize(stream, (others, *stream.shape[1:])))
+    told = [
+        np.asarray(_send(server, start, client[:AFTER], after)[1])
+        for start in (table, server.init(stream.shape[1:]))
+    ]
+    return bool(np.any(told[0] != told[1]))
+
+
+@jax.jit
+def _send(server, table, clients, images):
+    """One query after the other: (the table, (N,) bool: deceived)."""
+
+    def one(table, query):
+        client, image = query
+        table, answer = server.query(table, client[None], image[None])
+        return table, answer.deceived[0]
+
+    return jax.lax.scan(one, table, (clients, jnp.asarray(images)))

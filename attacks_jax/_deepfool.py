@@ -124,7 +124,7 @@ def deepfool(
     Raises:
       ValueError: fewer than two candidates, other options out of their range.
     """
-    check_counts(num_steps=num_steps)
+    check_counts(num_steps=num_steps, candidates=candidates)
     check_positive(overshoot=overshoot, or_zero=True)
     if candidates < 2:
         raise ValueError(f"expected candidates of at least 2, got {candidates}")

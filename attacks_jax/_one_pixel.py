@@ -143,11 +143,12 @@ def one_pixel(
       ValueError: a population of less than three, another option that is not above zero, bounds
         that are no interval.
     """
+    check_counts(population=population)
     if num_steps is None:
         check_counts(generations=generations, or_zero=True)
         num_steps = population * (generations + 1)
     check_positive(mutation=mutation)
-    check_counts(pixels=pixels, population=population, num_steps=num_steps)
+    check_counts(pixels=pixels, num_steps=num_steps)
     if population < 3:
         raise ValueError(f"expected population to be 3 or above, got {population}")
     return OnePixel(mutation, num_steps, pixels, population, targeted, check_bounds(bounds))

@@ -71,7 +71,8 @@ class CMAGConfig:
         check_counts(self, "batch_size", "fmr_epochs", "lr_epochs", "gr_epochs")
         check_counts(self, "fmr_width", "lr_width", "gr_width")
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in choices:
                 raise ValueError(f"expected {name} among {choices}, got {getattr(self, name)!r}")
         different = len(set(self.scores)) == len(self.scores) > 0
         if not different or not set(self.scores) <= set(SCORES):

@@ -59,7 +59,8 @@ class DefenseGANConfig:
 
     def __post_init__(self):
         for name in ("generator", "critic"):
-            if getattr(self, name) not in gan.GENERATORS:
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in gan.GENERATORS:
                 raise ValueError(
                     f"expected {name} 'convolutional' or 'dense', got {getattr(self, name)!r}"
                 )

@@ -15,10 +15,11 @@ The paper's third kind, non-local means (section III-B, for CIFAR-10 and ImageNe
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cmag_jax.checks import check_images, check_sequence, of_none
@@ -159,13 +160,17 @@ def median_smooth(images: Images, size: int) -> jax.Array:
     return median
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _check_bits(bits: int) -> None:
-    if bits not in range(1, 9):
+    if not _is_whole(bits) or bits not in range(1, 9):
         raise ValueError(f"expected bits from 1 to 8, got {bits!r}")
 
 
 def _check_size(size: int) -> None:
-    if size not in MEDIAN_SIZES:
+    if not _is_whole(size) or size not in MEDIAN_SIZES:
         raise ValueError(f"expected a median's size of 2 or 3, got {size!r}")
 
 

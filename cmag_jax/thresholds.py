@@ -75,6 +75,12 @@ def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
         raise ValueError(
             f"expected the scores {sorted(thresholds)} of the thresholds, got {sorted(scores)}"
         )
+    for name in thresholds:
+        if not _is_number(thresholds[name], rank=0):
+            came = describe(thresholds[name])
+            raise ValueError(f"expected a number as the threshold of {name!r}, got {came}")
+        if not _is_number(scores[name]):
+            raise ValueError(f"expected scores (B,) of {name!r}, got {describe(scores[name])}")
     shapes = {name: jnp.shape(scores[name]) for name in thresholds}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"expected scores of one shape (B,), got {shapes}")
@@ -96,6 +102,7 @@ def combine(scores: Scores, clean_scores: Scores) -> np.ndarray:
     if scores.keys() != reference.keys():
         raise ValueError(f"expected the scores {sorted(reference)}, got {sorted(scores)}")
     arrays = {name: np.asarray(values) for name, values in scores.items()}
+    _check_numbers(arrays)
     share = _worst_rank(arrays, reference) / len(next(iter(reference.values())))
     beyond = [
         (arrays[name] - values.max()) / max(values.max() - np.median(values), TINY)
@@ -112,6 +119,17 @@ def _worst_rank(scores: dict[str, np.ndarray], reference: dict[str, np.ndarray])
     return np.max(ranks, axis=0)
 
 
+def _is_number(value: Any, rank: int | None = None) -> bool:
+    """Whether it is an array of real numbers, or one number, of the rank."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return rank in (None, 0)
+    dtype = getattr(value, "dtype", None)
+    real = dtype is not None and (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    )
+    return real and rank in (None, np.ndim(value))
+
+
 def _check_mapping(what: str, scores: Any) -> None:
     if not isinstance(scores, Mapping):
         raise ValueError(f"expected {what} as a dict from name to value, got {describe(scores)}")
@@ -121,11 +139,15 @@ def _arrays(clean_scores: Scores) -> dict[str, np.ndarray]:
     """The scores as NumPy has them, or ValueError."""
     _check_mapping("clean_scores", clean_scores)
     arrays = {name: np.asarray(values) for name, values in clean_scores.items()}
-    for name, values in arrays.items():
-        if values.dtype.kind not in "fiu" and str(values.dtype) != "bfloat16":
-            raise ValueError(f"expected scores that are numbers, got {name!r} {values.dtype}")
+    _check_numbers(arrays)
     _check(arrays)
     return arrays
+
+
+def _check_numbers(arrays: dict[str, np.ndarray]) -> None:
+    for name, values in arrays.items():
+        if not _is_number(values):
+            raise ValueError(f"expected scores that are numbers, got {name!r} {describe(values)}")
 
 
 def _check(arrays: dict[str, np.ndarray]) -> None:

@@ -1,9 +1,11 @@
 """How alike two images are: SPT, eq. 1."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spt_jax._checks import check_floats, check_positive, describe, is_traced
 
@@ -29,9 +31,15 @@ def psnr(a: jax.Array, b: jax.Array, max_pixel: float = 1.0) -> jax.Array:
     check_positive(max_pixel=max_pixel)
     a, b = (_as_floats(images, max_pixel) for images in (a, b))
     check_floats(a, b)
-    if a.shape[-3:] != b.shape[-3:]:
+    try:
+        np.broadcast_shapes(a.shape[:-3], b.shape[:-3])
+        alike = a.shape[-3:] == b.shape[-3:] and 0 not in a.shape[-3:]
+    except ValueError:
+        alike = False
+    if not alike:
         raise ValueError(f"expected images of one (H, W, C), got {a.shape} and {b.shape}")
-    return 10 * jnp.log10(jnp.square(max_pixel) / mean_squared_error(a, b))
+    peak = 20 * jnp.log10(jnp.asarray(max_pixel, jnp.float32))  # whose square may not be a float32
+    return peak - 10 * jnp.log10(mean_squared_error(a, b))
 
 
 def _as_floats(images: Any, max_pixel: Any) -> jax.Array:
@@ -48,7 +56,7 @@ def _as_floats(images: Any, max_pixel: Any) -> jax.Array:
 def mean_squared_error(a: jax.Array, b: jax.Array) -> jax.Array:
     """(..., H, W, C) and its like -> (...)."""
     # As one axis: on a CPU the mean over three is seven times slower.
-    a, b = (x.reshape(*x.shape[:-3], -1) for x in (a, b))
+    a, b = (x.reshape(*x.shape[:-3], math.prod(x.shape[-3:])) for x in (a, b))
     return jnp.mean(jnp.square(a - b), axis=-1)
 
 

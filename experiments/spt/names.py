@@ -20,7 +20,7 @@ from experiments.spt.natural import defences
 TABLE = "extra/spt/names"
 QUERIES = 500  # of images alike, as an attack sends them
 APART = 1e-3  # standard deviation of what is between them
-CAPACITY = 1024  # clients that the server has room for
+CAPACITY = 256  # clients that the server has room for
 BEFORE, AFTER = 18, 10  # queries of a client before and after the flood
 RENAMED_EVERY = (5, 10, 14, 15, 16, 20, 50, QUERIES)  # queries under one name
 

@@ -63,6 +63,14 @@ class Ensemble:
         return self.members[0].bounds
 
     @property
+    def eps(self) -> Any:
+        """The members' radius, where all have one in the ensemble's norm; they may differ."""
+        within = [getattr(m, "eps", None) for m in self.members if m.norm == self.norm]
+        if len(within) < len(self.members) or None in within:
+            return None
+        return jnp.max(jnp.stack([jnp.asarray(eps, jnp.float32) for eps in within]))
+
+    @property
     def stages(self) -> tuple[int, ...]:
         return tuple(steps for member in self.members for steps in member.stages)
 

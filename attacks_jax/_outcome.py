@@ -11,6 +11,8 @@ from attacks_jax._losses import goal_margin
 
 # Two compilations of one network differ in the last bits: what the re-check forgives.
 RECHECK_TOLERANCE = 1e-4
+# In levels: a pixel so near to one stands on it, but for rounding.
+ON_A_LEVEL = 1e-3
 
 
 def wins(margin: jax.Array, confidence: Any = 0.0) -> jax.Array:
@@ -47,15 +49,21 @@ def rounded(
     attack: Attack, oracle: Oracle, result: Result, clean: Images, labels: Labels, levels: int
 ) -> Result:
     """The result with images of so many levels above the lowest, as a file of whole numbers keeps
-    them (255: 8 bits), and about which the oracle is asked again. Where both round to one level the
-    pixel is the clean image's own."""
+    them (255: 8 bits), and about which the oracle is asked again. An l-infinity ball is kept to; an
+    l2 ball may be left by a fraction of a level. Where both round to one level the pixel is the
+    clean image's own."""
     low, high = attack.bounds
 
     def level(images):
-        return jnp.round((images - low) / (high - low) * levels)
+        return (images - low) / (high - low) * levels
 
-    stored = jnp.clip(low + level(result.images) / levels * (high - low), low, high)
-    images = jnp.where(level(result.images) == level(clean), clean, stored)
+    found = jnp.round(level(result.images))
+    eps = getattr(attack, "eps", None)
+    if eps is not None and attack.norm == "linf":  # the nearest level may lie outside of the ball
+        least, most = level(clean - eps), level(clean + eps)
+        found = jnp.clip(found, jnp.ceil(least - ON_A_LEVEL), jnp.floor(most + ON_A_LEVEL))
+    stored = jnp.clip(low + found / levels * (high - low), low, high)
+    images = jnp.where(found == jnp.round(level(clean)), clean, stored)
     oracle_state, logits = oracle(result.oracle_state, images)
     success = result.success & wins(goal_margin(logits, labels, targeted=attack.targeted))
     unseen = getattr(attack, "unseen", None)  # of an attack on a detector too

@@ -1,21 +1,31 @@
 """What has been computed once is not computed again: results under a name that says what
-determines them. Writes are atomic, so a killed program leaves a whole file or none."""
+determines them. Writes are atomic, so a killed program leaves a whole file or none; what is read
+is checked against the digest that was stored with it."""
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+PARTIAL = ".partial-"  # what temporary folders' names begin with
 SWEEP_AFTER_SECONDS = 3600
+YOUNG_SECONDS = 10
+REPLACE_ATTEMPTS = 20
+DIGEST = "digest of all"  # the member of an .npz that the others are checked by
 
 
 def key(**determines: Any) -> str:
@@ -33,6 +43,13 @@ def digest(*arrays: np.ndarray) -> str:
     return sha.hexdigest()
 
 
+def digest_of_tree(tree: Any) -> str:
+    """A hash of every leaf's value, in order, and of its place in the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    paths = key(paths=[jax.tree_util.keystr(path) for path, _ in leaves])
+    return f"{paths}-{digest(*(np.asarray(leaf) for _, leaf in leaves))}"
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
@@ -40,36 +57,103 @@ def _plain(value: Any) -> Any:
 
 
 def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays in `path` (.npz), computed and written there the first time."""
-    if not path.exists():
-        values = {name: np.asarray(value) for name, value in compute().items()}
-        write_atomically(path, lambda temporary: _save(temporary, values))
-    with np.load(path) as stored:
-        return dict(stored)
+    """The arrays in `path` (.npz), computed and written there the first time, and again, with a
+    warning, where the file turns out to be damaged."""
+    if path.exists():
+        try:
+            return _load(path)
+        except (PermissionError, IsADirectoryError):
+            raise
+        except Exception as error:  # zipfile, zlib and NumPy raise whatever damage leads them to
+            warn_of_damage(path, error)
+    values = {name: np.asarray(value) for name, value in compute().items()}
+    write_atomically(path, lambda temporary: _save(temporary, values))
+    return values
+
+
+def warn_of_damage(path: Path, error: Exception) -> None:
+    what = " ".join(str(error).split()) or type(error).__name__
+    warnings.warn(f"{path} is damaged ({what}); computed anew", stacklevel=3)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a temporary path (which it makes a file or a folder of) and moves what
-    it wrote to `path`, replacing what was there."""
+    it wrote to `path`, replacing what was there. Two programs may write the same path at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent, ".partial-*")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as folder,
+        _locked(Path(folder)),
+    ):
         temporary = Path(folder) / path.name
         write(temporary)
-        if path.is_dir():  # a folder can't be replaced in one move
-            os.replace(path, Path(folder) / "old")
-        os.replace(temporary, path)
+        _replace(temporary, path, Path(folder))
 
 
-def sweep(folder: Path, pattern: str) -> None:
-    """Removes sub-folders that killed programs left half-written: those untouched for an hour,
-    since a younger one may belong to a program that is still at work."""
+def _replace(temporary: Path, path: Path, folder: Path) -> None:
+    """Moves the file or folder to `path`. A folder can't be replaced in one move: what is there is
+    moved away first, and another program may put a new one there, or take the old one, between."""
+    for attempt in itertools.count():
+        if path.is_dir():
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, folder / f"old-{attempt}")
+        try:
+            return os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == REPLACE_ATTEMPTS:
+                raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Marks a temporary folder as one of a living program: the system frees a lock with the process
+    that holds it, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: age alone protects it
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path, pattern: str = f"**/{PARTIAL}*") -> None:
+    """Removes sub-folders that dead programs left half-written: those of `write_atomically` unless
+    they are locked, or so young that their program may not have locked them yet; others, and those
+    on a file system without locks, when they are untouched for an hour."""
     for leftover in folder.glob(pattern):
-        with contextlib.suppress(FileNotFoundError):  # somebody else swept it up
-            if time.time() - leftover.stat().st_mtime > SWEEP_AFTER_SECONDS:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # somebody else swept it
+            age = time.time() - leftover.stat().st_mtime
+            ours = leftover.name.startswith(PARTIAL)
+            if age > SWEEP_AFTER_SECONDS or (ours and age > YOUNG_SECONDS and _is_free(leftover)):
                 shutil.rmtree(leftover)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether locks work here and none is held on the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _save(path: Path, values: dict[str, np.ndarray]) -> None:
     with open(path, "wb") as file:
-        np.savez(file, **values)  # type: ignore[arg-type]
+        np.savez(file, **values, **{DIGEST: np.array(_of_all(values))})  # type: ignore[arg-type]
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        values = dict(stored)
+    if str(values.pop(DIGEST, "missing")) != _of_all(values):
+        raise ValueError("its arrays are not those that its digest was taken of")
+    return values
+
+
+def _of_all(values: dict[str, np.ndarray]) -> str:
+    """A digest of the arrays and their names."""
+    each = {name: digest(values[name]) for name in sorted(values)}
+    return key(**{"digests": each})

@@ -141,10 +141,7 @@ def _summary(spec: AttackSpec, made: Attacked, victim: Victim) -> Attack:
 def _clean(config: Config, data: Dataset, system: System) -> Clean:
     """The scores of images that nobody attacked."""
     score = partial(systems.score_all, system, cache_dir=config.cache_dir)
-    random = np.random.default_rng(config.seed)
-    test = datasets.sample(data.test, config.most(system), random)
-    validation = datasets.sample(data.validation, config.most(system), random)
-    noise = random.normal(size=test.images.shape).astype(np.float32)
+    validation, test, noise = data.samples(config.most(system), seed=config.seed)
     looks_at_training = system.looks_at_training_images
     return Clean(
         training=score(data.train.images) if looks_at_training else None,
@@ -174,8 +171,7 @@ def _rebuilt_rows(config: Config, data: Dataset, system: System) -> Iterator[Row
     Defense-GAN. Their papers lose less than half a point of MNIST, and 1 to 5."""
     if system.name not in ("MagNet", "Defense-GAN"):
         return
-    # Those that `_clean` scores.
-    test = datasets.sample(data.test, config.most(system), np.random.default_rng(config.seed))
+    test = data.samples(config.most(system), seed=config.seed).test
     images, labels = test.images, test.labels
     key = cache.key(rebuilt=system.key, images=cache.digest(images))
     path = config.cache_dir / f"rebuilt-{systems.slug(system.name)}-{key}.npz"

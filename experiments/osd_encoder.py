@@ -87,12 +87,13 @@ def get(
     key = cache.key(encoder=config, data=dataset.digest, seed=seed, version=VERSION)
     path = cache_dir / f"osd-encoder-{dataset.name}-{key}"
     network = _network(config.channels, config.dimensions)
-    if path.is_dir():
-        like = jax.eval_shape(network.init, jax.random.key(0), dataset.train.images[:1])
-        return Partial(network.apply, checkpoints.load(path, like))
-    encode = train_encoder(jax.random.key(seed), dataset.train.images, config, title=dataset.name)
-    cache.write_atomically(path, lambda temporary: checkpoints.save(temporary, encode.args[0]))
-    return encode
+    images = dataset.train.images
+
+    def trained():
+        return train_encoder(jax.random.key(seed), images, config, title=dataset.name).args[0]
+
+    like = jax.eval_shape(network.init, jax.random.key(0), images[:1])
+    return Partial(network.apply, checkpoints.once(path, like, trained))
 
 
 def train_encoder(

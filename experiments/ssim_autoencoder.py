@@ -137,19 +137,18 @@ def get(data: datasets.Dataset, trained_with: str, config: Config) -> Partial:
     # The same keys for both: they differ by nothing but the loss.
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     images = jnp.asarray(data.train.images)
-    if path.exists():
-        like = jax.eval_shape(NETWORK.init, init_key, images[:1])
-        return Partial(NETWORK.apply, checkpoints.load(path, like))
 
     def loss(params, _context, batch, _key):
         return jnp.mean(LOSSES[trained_with](NETWORK.apply(params, batch), batch))
 
-    params = jax.jit(NETWORK.init)(init_key, images[:1])
-    with progress.bar(config.epochs, f"fit with {trained_with}", "epochs") as bar:
-        options["on_epoch"] = lambda *_: bar.update()
-        params, _ = train(train_key, loss, params, None, images, **options)
-    cache.write_atomically(path, partial(checkpoints.save, tree=params))
-    return Partial(NETWORK.apply, params)
+    def trained():
+        params = jax.jit(NETWORK.init)(init_key, images[:1])
+        with progress.bar(config.epochs, f"fit with {trained_with}", "epochs") as bar:
+            options["on_epoch"] = lambda *_: bar.update()
+            return train(train_key, loss, params, None, images, **options)[0]
+
+    like = jax.eval_shape(NETWORK.init, init_key, images[:1])
+    return Partial(NETWORK.apply, checkpoints.once(path, like, trained))
 
 
 @partial(jax.jit, static_argnames="loss")

@@ -19,7 +19,7 @@ from experiments.datasets import Dataset
 from experiments.victims import Victim
 
 # Raise it when a change of cmag_jax makes detectors fitted before it another thing.
-VERSION = 2
+VERSION = 3
 # Raise it when a change of cmag_jax makes the scores of a fitted detector others.
 SCORES_VERSION = 2
 
@@ -102,14 +102,24 @@ def fit(
     it will be calibrated on). Each module is kept in the cache once it is trained, so that an
     interrupted fit goes on with the next one; those that are `given` are taken as they are."""
     module = MODULES[name]
-    key = cache.key(system=name, config=config, victim=victim.key, seed=seed, version=VERSION)
+    given = given or {}
+    key = cache.key(
+        system=name,
+        config=config,
+        victim=victim.key,
+        seed=seed,
+        given={
+            part: cache.digest(*map(np.asarray, jax.tree.leaves(given[part]))) for part in given
+        },
+        version=VERSION,
+    )
     random = jax.random.fold_in(jax.random.key(seed), 1)  # the victim's is the key itself
     network, images = victim.features_and_logits, jnp.asarray(data.train.images)
     params = module.init(random, network, images[:1], config)
-    params = dataclasses.replace(params, **(given or {}))
+    params = dataclasses.replace(params, **given)
     losses: dict[str, np.ndarray] = {}
     for part in getattr(module, "MODULES", ()):
-        if part in (given or {}):
+        if part in given:
             continue
         path = cache_dir / f"{slug(name)}-{data.name}-{key}-{part}.npz"
         leaves, structure = jax.tree.flatten(getattr(params, part))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,15 @@ def sample(split: Split, most: int | None, random: np.random.Generator) -> Split
     return Split(split.images[rows], split.labels[rows])
 
 
+class Samples(NamedTuple):
+    """Clean images that a detector scores: drawn in one place, so that every table and program that
+    calibrates a detector does so on the same ones."""
+
+    validation: Split
+    test: Split
+    noise: np.ndarray  # (N, H, W, C) standard normal, for the test images
+
+
 @dataclass(frozen=True)
 class Dataset:
     """`validation` is held out of the publisher's training set; `test` is the publisher's."""
@@ -50,6 +59,14 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.train.images.shape[1:]
+
+    def samples(self, most: int | None, *, seed: int) -> Samples:
+        """That many of the validation and test images, or all."""
+        random = np.random.default_rng(seed)
+        test = sample(self.test, most, random)
+        validation = sample(self.validation, most, random)
+        noise = random.normal(size=test.images.shape).astype(np.float32)
+        return Samples(validation, test, noise)
 
 
 def load(

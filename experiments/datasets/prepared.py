@@ -68,7 +68,8 @@ def prepare(
     try:
         if not _is_current(folder, source):
             print(f"preparing {name} in {folder}")
-            cache.sweep(source.home, "incomplete.*")  # what a killed run left
+            for pattern in ("incomplete.*", f"{cache.PARTIAL}*"):  # what a killed run left
+                cache.sweep(source.home, pattern)
             cache.write_atomically(
                 folder, lambda path: _make(source, path, downloads=data_dir / "downloads")
             )

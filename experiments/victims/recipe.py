@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax import lax
 from jax.tree_util import Partial
 
@@ -133,35 +132,30 @@ def train(
         average = optax.incremental_update(variables, state.average, 1 - recipe.average)
         return _Training(variables, average, optimiser_state, state.progress + advance), value
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        done = manager.latest_step() or 0
-        if done:
-            like = checkpoints.here(jax.eval_shape(start))
-            state = manager.restore(done, args=ocp.args.StandardRestore(like))
-        else:
-            state = start()
-        title = f"{recipe.architecture} {dataset.name}"
-        epochs = recipe.epochs
-        with progress.bar(epochs * steps, title, "steps", initial=done * steps) as bar:
-            while done < epochs:
-                advance = (1 - float(state.progress)) / ((epochs - done) * steps)
-                order = np.random.default_rng((seed, done)).permutation(len(images))
-                keys = jax.random.split(jax.random.fold_in(train_key, done), steps)
-                epoch_began = time.monotonic()
-                for i in range(steps):
-                    rows = order[i * batch_size : (i + 1) * batch_size]
-                    state, value = step(state, images, labels, rows, keys[i], advance)
-                    bar.update()
-                bar.set_postfix(loss=f"{float(value):.3f}")
-                done += 1
-                if seconds is not None and done > 1:  # the first one compiles
-                    now = time.monotonic()
-                    more = (began + seconds - now) / (now - epoch_began)
-                    epochs = done + max(round(more), 0)
-                    bar.total = epochs * steps
-                if done % _SAVE_EVERY == 0 or done == epochs:
-                    manager.save(done, args=ocp.args.StandardSave(state))
+    kept = checkpoints.Steps(folder)
+    found = kept.latest(jax.eval_shape(start))
+    done, state = found if found is not None else (0, start())
+    title = f"{recipe.architecture} {dataset.name}"
+    epochs = recipe.epochs
+    with progress.bar(epochs * steps, title, "steps", initial=done * steps) as bar:
+        while done < epochs:
+            advance = (1 - float(state.progress)) / ((epochs - done) * steps)
+            order = np.random.default_rng((seed, done)).permutation(len(images))
+            keys = jax.random.split(jax.random.fold_in(train_key, done), steps)
+            epoch_began = time.monotonic()
+            for i in range(steps):
+                rows = order[i * batch_size : (i + 1) * batch_size]
+                state, value = step(state, images, labels, rows, keys[i], advance)
+                bar.update()
+            bar.set_postfix(loss=f"{float(value):.3f}")
+            done += 1
+            if seconds is not None and done > 1:  # the first one compiles
+                now = time.monotonic()
+                more = (began + seconds - now) / (now - epoch_began)
+                epochs = done + max(round(more), 0)
+                bar.total = epochs * steps
+            if done % _SAVE_EVERY == 0 or done == epochs:
+                kept.save(done, state)
     return state.average, done
 
 

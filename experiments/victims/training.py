@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax import lax
 from jax.tree_util import Partial
 
 from experiments import cache, checkpoints, progress
-from experiments.datasets import Dataset, Split
+from experiments.datasets import DataError, Dataset, Split
 from experiments.victims.adversarial import perturb
 from experiments.victims.cnn import CNN, VictimConfig
 from experiments.victims.networks import Classifier, NetworkConfig
@@ -153,31 +152,36 @@ def _train(
         return _Training({**weights, **statistics}, optimiser_state), value
 
     step = jax.jit(step)
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        done = manager.latest_step() or 0
-        if done:
-            like = checkpoints.here(jax.eval_shape(start))
-            state = manager.restore(done, args=ocp.args.StandardRestore(like))
-        else:
-            state = jax.jit(start)()
-        if done == config.epochs:
-            return state.params
-        with progress.bar(
-            config.epochs * steps, f"victim {dataset.name}", "steps", initial=done * steps
-        ) as bar:
-            for epoch in range(done, config.epochs):
-                order_key, *step_keys = jax.random.split(
-                    jax.random.fold_in(train_key, epoch), steps + 1
-                )
-                order = np.asarray(jax.random.permutation(order_key, len(images)))
-                for i, key in enumerate(step_keys):
-                    indices = order[i * batch_size : (i + 1) * batch_size]
-                    state, value = step(state, images, labels, indices, key)
-                    bar.update()
-                bar.set_postfix(loss=f"{float(value):.3f}")
-                manager.save(epoch + 1, args=ocp.args.StandardSave(state))
+    kept = checkpoints.Steps(folder)
+    found = kept.latest(jax.eval_shape(start))
+    done, state = found if found is not None else (0, jax.jit(start)())
+    if done == config.epochs:
+        return state.params
+    with progress.bar(
+        config.epochs * steps, f"victim {dataset.name}", "steps", initial=done * steps
+    ) as bar:
+        for epoch in range(done, config.epochs):
+            order_key, *step_keys = jax.random.split(
+                jax.random.fold_in(train_key, epoch), steps + 1
+            )
+            order = np.asarray(jax.random.permutation(order_key, len(images)))
+            for i, key in enumerate(step_keys):
+                indices = order[i * batch_size : (i + 1) * batch_size]
+                state, value = step(state, images, labels, indices, key)
+                bar.update()
+            _check_loss(float(value), epoch, config.learning_rate)
+            bar.set_postfix(loss=f"{float(value):.3f}")
+            kept.save(epoch + 1, state)
     return state.params
+
+
+def _check_loss(value: float, epoch: int, learning_rate: float) -> None:
+    """Raises DataError where a training diverges: nothing that follows would mean anything."""
+    if not np.isfinite(value):
+        raise DataError(
+            f"the victim's training diverged: its loss is {value} after epoch {epoch + 1};"
+            f" expected a learning_rate below {learning_rate:g}"
+        )
 
 
 def _mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from experiments import datasets, victims
+from experiments import checkpoints, datasets, victims
 from experiments.victims import adversarial, networks, training
 from experiments.victims.blocks import max_of_neighbours
 from experiments.victims.networks import AdversarialConfig, NetworkConfig
@@ -78,14 +78,14 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one_batch_statistics_a
 ):
     data, config = toy(32), training_of("VGG", epochs=2, flip=True, max_shift=1, dropout=0.2)
     whole = victims.get(data, config, seed=0, cache_dir=tmp_path / "whole")
-    save = training.ocp.CheckpointManager.save
+    save = checkpoints.Steps.save
 
-    def save_then_die(self, step, **kwargs):
-        save(self, step, **kwargs)
+    def save_then_die(self, step, tree):
+        save(self, step, tree)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.ocp.CheckpointManager, "save", save_then_die)
+        patch.setattr(checkpoints.Steps, "save", save_then_die)
         victims.get(data, config, seed=0, cache_dir=tmp_path / "parts")
     same(victims.get(data, config, seed=0, cache_dir=tmp_path / "parts"), whole)
 

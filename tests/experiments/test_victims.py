@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from experiments import datasets, victims
+from experiments import checkpoints, datasets, victims
 from experiments.victims import training
 
 CONFIG = victims.VictimConfig((4, 8), dense=16, epochs=3, batch_size=100, max_shift=1)
@@ -28,15 +28,15 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_uninterrupted_one(
     whole = victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path / "whole")
 
     saves = []
-    save = training.ocp.CheckpointManager.save
+    save = checkpoints.Steps.save
 
-    def save_then_die(self, step, **kwargs):
-        save(self, step, **kwargs)
+    def save_then_die(self, step, tree):
+        save(self, step, tree)
         saves.append(step)
         if len(saves) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.ocp.CheckpointManager, "save", save_then_die)
+    monkeypatch.setattr(checkpoints.Steps, "save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path / "parts")
     resumed = victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path / "parts")
@@ -49,7 +49,7 @@ def test_a_trained_victim_is_reused_and_anything_that_determines_it_makes_anothe
 ):
     first = victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(training.ocp.CheckpointManager, "save", None)  # saving would fail
+        patch.setattr(checkpoints.Steps, "save", None)  # saving would fail
         same(victims.get(digits, CONFIG, seed=0, cache_dir=tmp_path), first)
     keys = {first.key}
     for config, seed in ((dataclasses.replace(CONFIG, epochs=1), 0), (CONFIG, 1)):

@@ -11,7 +11,7 @@ import pytest
 from experiments import cmag, cmag_config
 from tests.experiments.tiny_runs import TINY, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "first half": lambda data: data[: len(data) // 2],

@@ -8,7 +8,7 @@ import pytest
 
 from tests.experiments.tiny_runs import finish, kept_compilations, rows, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 KILLS = 15
 
 

@@ -121,7 +121,7 @@ def _is_finished(run: Path) -> bool:
     try:
         results.read(run)
     except DataError as error:
-        print(f"{error}: that is what happens now", flush=True)
+        print(f"{error}: it is run again now", flush=True)
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Detectors on disk: what was saved is loaded, and what is damaged or crafted is refused by name."""
+"""Detectors on disk: what was saved is loaded; what is damaged or crafted is refused by name."""
 
 import hashlib
 import json

@@ -180,7 +180,9 @@ DIFFERENT = {
 
 
 def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
-    """The cases of these names, or all; a ValueError names those that are none."""
+    """The cases of these names, or all; a ValueError names those that are none or come twice."""
+    if len(set(only)) < len(only):
+        raise ValueError(f"expected each attack once, got {', '.join(only)}")
     unknown = set(only) - {case.name for case in cases}
     if unknown:
         names = ", ".join(case.name for case in cases)

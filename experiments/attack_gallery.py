@@ -17,12 +17,15 @@ from experiments import (
     attack_cases,
     attacking,
     benchmark_victims,
+    checks,
     datasets,
     figures,
     program,
     progress,
     victims,
 )  # fmt: skip
+
+MOST_IMAGES = 100  # rows of the picture
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,13 @@ class Config:
     data_dir: Path | None = None
     manual_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        checks.counts(self, "images", most=MOST_IMAGES)
+
 
 def main(config: Config) -> None:
+    folder = config.output_dir or Path(f"runs/gallery-{config.dataset}")
+    program.prepare_folders(folder, config.cache_dir)
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     victim_config = benchmark_victims.CONFIGS[config.dataset]
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
@@ -50,7 +58,6 @@ def main(config: Config) -> None:
             shown = np.where(result.success[:, None, None, None], result.images, 1.0)
             columns[case.name.replace(" ", "\n")] = shown
             bar.update()
-    folder = config.output_dir or Path(f"runs/gallery-{config.dataset}")
     figures.gallery(folder / "attacks.png", "adversarial images; white: none found", columns)
     print(f"wrote {folder / 'attacks.png'}")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import attacks_jax
 from experiments import cache, datasets, progress, victims
-from experiments.datasets import Split
+from experiments.datasets import DataError, Split
 from experiments.victims import Victim, predict
 
 # Raise it when a change of attacks_jax makes adversarial examples made before it another thing.
@@ -110,7 +110,10 @@ def attack(
     """Attacks the split's images; chunks that were attacked before are read from the cache. What
     LEARNS does so from some of the `training` images."""
     if not len(split):
-        raise ValueError("expected images to attack, got none: the victim classifies none rightly")
+        raise DataError(
+            "expected images to attack, got none: the victim classifies none rightly; train it for"
+            " longer, or at another learning rate"
+        )
     digest = cache.digest(split.images, split.labels)
     if spec.name in LEARNS and training is not None:
         digest += cache.digest(training.images, training.labels)

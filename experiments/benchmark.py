@@ -13,10 +13,12 @@ from typing import Literal
 import tyro
 
 from experiments import (
+    attack_cases,
     benchmark_attacks,
     benchmark_detectors,
     benchmark_spt,
     benchmark_victims,
+    checks,
     cmag_config,
     datasets,
     program,
@@ -24,6 +26,8 @@ from experiments import (
     results,
     victims,
 )  # fmt: skip
+
+MOST_BATCH = 2**20
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,32 @@ class Config:
     data_dir: Path | None = None
     manual_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.what == "detectors" and self.dataset not in cmag_config.VICTIMS:
+            raise ValueError(
+                f"expected a dataset among {', '.join(cmag_config.VICTIMS)} for detectors,"
+                f" got {self.dataset}"
+            )
+        if self.what == "attacks" and self.dataset not in attack_cases.EPS:
+            raise ValueError(
+                f"expected a dataset among {', '.join(attack_cases.EPS)} for attacks,"
+                f" got {self.dataset}"
+            )
+        checks.counts(self, "images", "repeats", "most_steps", "detector_repeats")
+        checks.counts(self, "fit_repeats")
+        if not self.peer_limit > 0:
+            raise ValueError(f"expected peer_limit above 0, got {self.peer_limit}")
+        checks.some(self, "batches")
+        for batch in self.batches:
+            if not 1 <= batch <= MOST_BATCH:
+                raise ValueError(f"expected batches from 1 to {MOST_BATCH}, got {batch}")
+        if self.what == "attacks":
+            attack_cases.chosen(attack_cases.speed(self.dataset), self.only)
+
 
 def main(config: Config) -> None:
-    if config.what == "detectors" and config.dataset not in cmag_config.VICTIMS:
-        raise SystemExit(f"error: expected a dataset among {tuple(cmag_config.VICTIMS)}")
     folder = config.output_dir or Path(f"runs/benchmark-{config.what}-{config.dataset}")
+    program.prepare_folders(folder, config.cache_dir)
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     races: Iterable[list[results.Row]]  # each is written once it is over
     if config.what == "spt":
@@ -74,10 +99,7 @@ def _attacks(config: Config, folder: Path, data: datasets.Dataset) -> list[resul
     victim_config = benchmark_victims.VGG if config.network == "vgg" else small
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
     network = victims.make_cnn(data.classes, victim_config)
-    try:
-        return benchmark_attacks.measure(config, folder, data, victim, network)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    return benchmark_attacks.measure(config, folder, data, victim, network)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def main(config: Config) -> Path:
     folder = config.output_dir or Path(
         f"runs/cmag-{config.dataset}-{config.preset}-seed{config.seed}"
     )
+    program.prepare_folders(folder, config.cache_dir)
     with clock.stage("data"):
         data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     with clock.stage("victim"):
@@ -68,7 +69,7 @@ def main(config: Config) -> Path:
     rows = list(evaluation.victim_rows(config.dataset, accuracies, list(attacks.values())))
     fitted, outcomes = {}, {}
     for name in config.chosen:
-        with clock.stage(f"fit {name}"):
+        with clock.stage(f"fit {name}"), program.blaming(f"the options of {name}, --learning-rate"):
             fitted[name] = systems.fit(
                 name,
                 config.of_system(name),

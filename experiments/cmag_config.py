@@ -9,12 +9,22 @@ from cmag_jax import CMAG_PLUS, CMAGConfig
 from cmag_jax.defense_gan import DefenseGANConfig
 from cmag_jax.feature_squeezing import FeatureSqueezingConfig
 from cmag_jax.magnet import MAGNET_COLOUR, MagNetConfig
-from experiments import paper_values, program, victims
+from experiments import checks, paper_values, program, victims
 from experiments.attacking import AttackSpec
-from experiments.systems import NAMES, Choice, System, SystemName, chosen, slug
+from experiments.systems import Choice, System, SystemName, chosen, slug
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb"]
 Preset = Literal["quick", "paper"]
+
+
+# The widths of each system's networks. A wider layer than this is a mistake in the number of zeros.
+WIDTHS = {
+    "cmag": ("fmr_width", "lr_width", "gr_width"),
+    "cmag_plus": ("fmr_width", "lr_width", "gr_width"),
+    "magnet": ("width",),
+    "defense_gan": ("generator_width", "critic_width", "latent_size"),
+}
+MOST_WIDTH = 16_384
 
 
 @dataclass(frozen=True)
@@ -58,15 +68,24 @@ class Config:
     cw: CWConfig = field(default_factory=CWConfig)
 
     def __post_init__(self) -> None:
-        for name in ("fgsm_images", "cw_images", "hardened_images", "slow_images", "attack_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if self.other_images < 0:
-            raise ValueError(f"expected other_images of at least 0, got {self.other_images}")
-        if not self.systems:
-            raise ValueError(f"expected at least one system, of {NAMES}")
+        checks.seeds(self.seed)
+        images = ("fgsm_images", "cw_images", "hardened_images", "slow_images")
+        checks.counts(self, *images, "attack_batch")
+        checks.counts(self, "other_images", least=0)
+        checks.some(self, "systems")
+        checks.different(self, "fgsm_eps", "cw_confidence")
+        if not specs(self) and not (self.whole and self.other_images):
+            raise ValueError(
+                "expected a strength in fgsm_eps or cw_confidence to attack with, got none"
+            )
         for spec in (*specs(self), *other_specs(self)):
             spec.make()  # refuses what the attack can't be, before anything is trained
+        for system in (self.cmag, self.cmag_plus, self.magnet, self.defense_gan):
+            checks.above_zero(system, "learning_rate", most=1)
+        for cascade in (self.cmag, self.cmag_plus):
+            checks.above_zero(cascade, "final_rate", most=1)
+        for name, widths in WIDTHS.items():
+            checks.counts(getattr(self, name), *widths, most=MOST_WIDTH)
 
     @property
     def chosen(self) -> tuple[SystemName, ...]:

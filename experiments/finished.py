@@ -9,6 +9,7 @@ from typing import Any
 import attacks_jax
 from experiments import cache, results
 from experiments.attack_cases import Case
+from experiments.datasets import DataError
 from experiments.results import Row
 
 
@@ -25,10 +26,16 @@ def rows(
     """
     key = cache.key(case=_plain(case), code=_code(), **determines)
     kept = folder / "cases" / f"{case.name.replace(' ', '-')}-{key}.json"
-    if not kept.exists():
-        measured = [dataclasses.asdict(row) for row in compute()]
-        results.write_json(kept, {"rows": measured})
-    return [Row(**row) for row in results.read(kept)["rows"]]
+    if kept.exists():
+        try:
+            return [Row(**row) for row in results.read(kept)["rows"]]
+        except DataError as error:
+            cache.warn_of_damage(kept, error)
+    measured = compute()
+    results.write_json(kept, {"rows": [dataclasses.asdict(row) for row in measured]})
+    return [
+        Row(**row) for row in results.read(kept)["rows"]
+    ]  # as a run that goes on will have them
 
 
 def _plain(case: Case) -> dict[str, Any]:

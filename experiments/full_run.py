@@ -23,12 +23,16 @@ from typing import Literal, NamedTuple
 
 import tyro
 
+from experiments import checks, results
+from experiments.datasets import DataError
+from experiments.program import check_writable, errors_in_words
 from experiments.spt.config import ALL
 from experiments.spt.config import Table as SPTTable
 
 LEFT_TO_DO = 75  # EX_TEMPFAIL of sysexits.h
 SECONDS_TO_STOP = 20  # that interrupted programs get to put away what they hold
 QUICKLY_FITTED = ("CMAG", "CMAG+", "MagNet", "feature squeezing")  # seconds on a GPU
+MOST_AT_ONCE, MOST_MINUTES = 256, 60 * 24 * 365
 ALONE = ""  # the lane of a program beside which nothing runs
 
 
@@ -59,20 +63,28 @@ class Config:
     manual_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.at_once < 1:
-            raise ValueError(f"expected at_once of at least 1, got {self.at_once}")
+        checks.seeds(*self.seeds)
+        checks.some(self, "seeds")
+        checks.different(self, "datasets", "spt_tables", "attack_datasets")
+        checks.counts(self, "at_once", most=MOST_AT_ONCE)
+        checks.above_zero(self, "minutes", most=MOST_MINUTES)
+        if not any(True for _ in plan(self)):
+            raise ValueError("expected datasets, spt_tables or benchmarks to run, got none")
 
 
 def main(config: Config) -> int:
     """The exit status: 0, LEFT_TO_DO, or that of the first program that failed, which the others
     are not kept from running by."""
+    check_writable("--runs-dir", config.runs_dir)
+    if config.collect_dir is not None:
+        check_writable("--collect-dir", config.collect_dir)
     deadline = time.monotonic() + 60 * config.minutes
     programs = list(plan(config))
     waiting: list[Program] = []
     running: dict[Program, subprocess.Popen] = {}
     failed: list[int] = []  # their exit statuses
     for program in programs:
-        if (config.runs_dir / program.name / "results.json").exists():
+        if _is_finished(config.runs_dir / program.name):
             _collect(config, program)
         else:
             waiting.append(program)
@@ -100,6 +112,18 @@ def main(config: Config) -> int:
         return failed[0]
     print(f"all {len(programs)} programs are finished, in {config.runs_dir}")
     return 0
+
+
+def _is_finished(run: Path) -> bool:
+    """Whether its results are there, and whole."""
+    if not (run / "results.json").exists():
+        return False
+    try:
+        results.read(run)
+    except DataError as error:
+        print(f"{error}: it is run again now", flush=True)
+        return False
+    return True
 
 
 def plan(config: Config) -> Iterator[Program]:
@@ -227,4 +251,6 @@ def _collect(config: Config, program: Program) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Config, prog="python -m experiments.full_run", description=__doc__)))
+    with errors_in_words():
+        given = tyro.cli(Config, prog="python -m experiments.full_run", description=__doc__)
+        sys.exit(main(given))

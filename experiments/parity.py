@@ -23,6 +23,7 @@ from experiments import (
     attack_cases,
     attacking,
     benchmark_victims,
+    checks,
     datasets,
     finished,
     peers,
@@ -53,6 +54,11 @@ class Config:
     data_dir: Path | None = None
     manual_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        checks.seeds(self.seed)
+        checks.counts(self, "images")
+        attack_cases.chosen(attack_cases.parity(self.dataset), self.only)
+
 
 class Arena(NamedTuple):
     """What all of them are given."""
@@ -65,11 +71,9 @@ class Arena(NamedTuple):
 
 
 def main(config: Config) -> None:
-    try:
-        cases = attack_cases.chosen(attack_cases.parity(config.dataset), config.only)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    cases = attack_cases.chosen(attack_cases.parity(config.dataset), config.only)
     folder = config.output_dir or Path(f"runs/parity-{config.dataset}")
+    program.prepare_folders(folder, config.cache_dir)
     arena = prepare(config)
     rows: list[Row] = []
     with progress.bar(len(cases), f"parity {config.dataset}", "attacks") as bar:
@@ -86,7 +90,7 @@ def main(config: Config) -> None:
             bar.update()
     seconds = {"total": results.since_start()}
     results.write(folder / "results.json", config=config, rows=rows, seconds=seconds)
-    Console(width=120).print(table(rows))
+    Console(width=120, markup=False, emoji=False).print(table(rows))
     for (attack, peer), how in attack_cases.DIFFERENT.items():
         if any((row.attack, row.system) == (attack, peer) for row in rows):
             print(f"{attack}, {peer}: {how}")

@@ -17,6 +17,12 @@ class Config:
     manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
     face_size: tuple[int, int] | None = None  # (height, width) to scale faces to
 
+    def __post_init__(self) -> None:
+        if self.face_size is not None and self.dataset not in datasets.FACES:
+            raise ValueError(
+                f"expected face_size with {' or '.join(datasets.FACES)}, got it with {self.dataset}"
+            )
+
 
 def main(config: Config) -> None:
     start = time.monotonic()

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cache, progress, report
+from experiments import cache, program, progress, report
+from experiments.datasets import DataError
 
 # The command's block, and the tables below it, where there are any: each may have its name above.
 TABLES = re.compile(
@@ -33,7 +34,10 @@ def main(documents: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     if not documents:
         sys.exit("error: name at least one document")
     for document in documents:
-        text = document.read_text()
+        try:
+            text = document.read_text()
+        except UnicodeDecodeError:
+            sys.exit(f"error: expected {document} to be a text in UTF-8")
         with progress.bar(len(TABLES.findall(text)), document.name, "tables") as bar:
             fresh = TABLES.sub(partial(_anew, bar), text)
         if fresh != text:
@@ -53,10 +57,13 @@ def printed(command: str) -> str:
     try:
         with contextlib.redirect_stdout(out):
             tyro.cli(report.main, args=words, prog="python -m experiments.report")
+    except DataError as error:
+        sys.exit(f"error: {error}\nby: {command.strip()}")
     except SystemExit as error:
         sys.exit(f"{error}\nby: {command.strip()}")
     return out.getvalue().strip()
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m experiments.refresh", description=__doc__)
+    with program.errors_in_words():
+        tyro.cli(main, prog="python -m experiments.refresh", description=__doc__)

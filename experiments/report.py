@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cache, results
+from experiments import cache, program, results
 
 Row = dict[str, Any]
 
@@ -42,6 +42,9 @@ def main(
       intervals: give rates with their 95% intervals (Wilson), areas under curves with DeLong's.
       markdown: print Markdown instead of tables for a terminal.
     """
+    for name, chosen in (("only", only), ("systems", systems), ("metrics", metrics)):
+        if len(set(chosen)) < len(chosen):
+            sys.exit(f"error: expected each of {name} once, got {', '.join(chosen)}")
     rows = list(_together(runs, results.read_all(runs), told_apart=not seeds))
     if intervals:
         rows = _with_intervals(rows)
@@ -236,7 +239,9 @@ def write_html(run: Path, title: str, figures: dict[str, Path], note: str) -> No
 
 def console(rows: list[Row], only: tuple[str, ...] = ()) -> None:
     """Prints the tables to the terminal, or, wide enough for all columns, to a file."""
-    out = Console(width=None if sys.stdout.isatty() else 160)
+    # Names are printed as they are: no [markup] and no :emoji: in them.
+    width = None if sys.stdout.isatty() else 160
+    out = Console(width=width, markup=False, emoji=False)
     for table in tables(rows, only):
         out.print(_rich(*table))
 
@@ -262,7 +267,8 @@ def _rich(title: str, header: list[str], body: list[list[str]]) -> Table:
 
 def _markdown(title: str, header: list[str], body: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *body]
-    return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
 
 
 TEMPLATE = """<!doctype html>
@@ -298,4 +304,5 @@ on {{ provenance.device }}. {{ note }}</p>
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m experiments.report", description=__doc__)
+    with program.errors_in_words():
+        tyro.cli(main, prog="python -m experiments.report", description=__doc__)

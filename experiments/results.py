@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 
 from experiments import cache
+from experiments.datasets import DataError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
 PEERS = ("torch", "foolbox", "adversarial-robustness-toolbox", "torchattacks")
@@ -40,6 +41,16 @@ class Row:
     paper: float | None = None
 
 
+# Field of a row -> what it is in JSON, which has 1 for 1.0.
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("table", "dataset", "system", "attack", "metric"), str),
+    **dict.fromkeys(("strength", "paper"), int | float | None),
+    "value": int | float,
+    "n": int,
+}
+LARGEST = 1e300  # of a number in a row: JSON knows no bounds, and NaN
+
+
 def write(path: Path, *, config: Any, rows: Iterable[Row], seconds: dict[str, float]) -> None:
     document = {
         "config": config,
@@ -55,20 +66,52 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The document of a run folder or of its results.json; raises FileNotFoundError."""
+    """The document of a run folder or of its results.json.
+
+    Raises:
+      DataError: it is missing, can't be read, or holds something else than `write` writes.
+    """
     file = path / "results.json" if path.is_dir() else path
-    return json.loads(file.read_text())
+    try:
+        document = json.loads(file.read_text())
+        rows = document["rows"]
+        if not isinstance(rows, list):
+            raise TypeError(f"expected a list of rows, got {type(rows).__name__}")
+        for row in rows:
+            _check_row(row)
+    except FileNotFoundError:
+        raise DataError(f"{file} does not exist; name a folder with a results.json") from None
+    except OSError as error:
+        raise DataError(f"can't read {file}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{file} is damaged ({what}); delete it, and run again the program that wrote it"
+        ) from error
+    return document
+
+
+def _check_row(row: Any) -> None:
+    """Raises TypeError or ValueError unless it is a `Row` as JSON has it."""
+    if not isinstance(row, dict) or set(row) != set(KINDS):
+        raise TypeError(f"expected rows of {', '.join(KINDS)}, got {str(row)[:80]}")
+    for name, kinds in KINDS.items():
+        value = row[name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"expected another {name} in a row, got {str(value)[:80]!r}")
+        if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+            raise ValueError(f"expected a finite {name} in a row, got {str(value)[:80]}")
+    if row["n"] < 0:
+        raise ValueError(f"expected n of at least 0 in a row, got {row['n']}")
 
 
 def read_all(runs: Iterable[Path]) -> list[dict[str, Any]]:
-    """The documents of the runs named on a command line, which has to name one."""
-    documents = []
-    for run in runs:
-        try:
-            documents.append(read(run))
-        except FileNotFoundError as error:
-            sys.exit(f"error: {error.filename} does not exist; name a folder with a results.json")
-    return documents or sys.exit("error: name at least one run folder")
+    """The documents of the runs named on a command line, which has to name one; a DataError as of
+    `read`."""
+    documents = [read(run) for run in runs]
+    if not documents:
+        raise DataError("expected the name of at least one run folder, got none")
+    return documents
 
 
 def provenance(seconds: dict[str, float]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from experiments import (
     attack_cases,
     attacking,
     benchmark_victims,
+    checks,
     datasets,
     program,
     progress,
@@ -40,12 +41,15 @@ class Config:
     data_dir: Path | None = None
     manual_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        checks.counts(self, "images")
+        attack_cases.chosen(attack_cases.parity(self.dataset), self.only)
+
 
 def main(config: Config) -> None:
-    try:
-        cases = attack_cases.chosen(attack_cases.parity(config.dataset), config.only)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    cases = attack_cases.chosen(attack_cases.parity(config.dataset), config.only)
+    folder = config.output_dir or Path(f"runs/rounding-{config.dataset}")
+    program.prepare_folders(folder, config.cache_dir)
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     victim_config = benchmark_victims.CONFIGS[config.dataset]
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
@@ -72,7 +76,6 @@ def main(config: Config) -> None:
                     for metric, value in found.items()
                 ]  # fmt: skip
             bar.update()
-    folder = config.output_dir or Path(f"runs/rounding-{config.dataset}")
     seconds = {"total": results.since_start()}
     results.write(folder / "results.json", config=config, rows=rows, seconds=seconds)
     report.console(results.read(folder)["rows"], (TABLE,))

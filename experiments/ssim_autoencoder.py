@@ -27,7 +27,17 @@ from jax.tree_util import Partial
 
 from cmag_jax import global_ssim
 from cmag_jax.training import train
-from experiments import cache, checkpoints, datasets, figures, program, progress, report, results
+from experiments import (
+    cache,
+    checkpoints,
+    checks,
+    datasets,
+    figures,
+    program,
+    progress,
+    report,
+    results,
+)
 from experiments.results import Row
 
 # Raise it when a change of this file makes autoencoders trained before it another thing.
@@ -68,12 +78,12 @@ class Config:
     manual_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name, values in (("learning_rate", (self.learning_rate,)), ("eps", self.eps)):
-            if not all(0 < value <= 1 for value in values):
-                raise ValueError(f"expected {name} in (0, 1], got {values}")
+        checks.seeds(self.seed)
+        checks.counts(self, "epochs", "batch_size", "images")
+        checks.above_zero(self, "learning_rate", most=1)
+        checks.some(self, "eps")
+        if not all(0 < value <= 1 for value in self.eps):
+            raise ValueError(f"expected eps in (0, 1], got {self.eps}")
 
 
 class Autoencoder(nn.Module):
@@ -101,6 +111,7 @@ def main(config: Config) -> Path:
     """Runs everything and returns the run folder."""
     clock = results.Stopwatch()
     folder = config.output_dir or Path(f"runs/ssim-autoencoder-{config.dataset}-seed{config.seed}")
+    program.prepare_folders(folder, config.cache_dir)
     with clock.stage("data"):
         data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     chosen = datasets.sample(data.test, config.images, np.random.default_rng(config.seed))

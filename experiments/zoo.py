@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 import attacks_jax
-from experiments import cache, datasets, program, results, victims
+from experiments import cache, checks, datasets, program, results, victims
 from experiments.datasets import Dataset
 from experiments.victims import Victim, recipe, zoo
 
@@ -35,8 +35,16 @@ class Config:
     data_dir: Path | None = None
     manual_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        checks.seeds(self.seed)
+        checks.some(self, "names")
+        checks.counts(self, "epochs")
+        checks.counts(self, "attacked_images", least=0)
+        checks.above_zero(self, "seconds", most=checks.MOST)
+
 
 def main(config: Config) -> None:
+    program.prepare_folders(config.output_dir, config.cache_dir)
     for name in config.names:
         dataset, how = zoo.RECIPES[name]
         if config.epochs is not None:

@@ -36,6 +36,7 @@ def main(config: Config, base: cmag_config.Config | None = None) -> Path:
     are those of the preset unless others are given."""
     clock = results.Stopwatch()
     folder = config.folder
+    program.prepare_folders(folder, config.cache_dir)
     base = base or cmag_config.preset(config.preset, config.dataset)
     with clock.stage("data"):
         data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)

@@ -1,10 +1,11 @@
 """What a run of `python -m experiments.adaptive` can be told."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from experiments import program
+from experiments import checks, program
 from experiments.cmag_config import DatasetName, Preset
 from experiments.systems import Choice, SystemName, chosen, slug
 
@@ -38,18 +39,24 @@ class Config:
     manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
 
     def __post_init__(self) -> None:
-        names = ("images", "slow_images", "batch", "steps", "search_steps", "restarts")
-        for name in names:
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        checks.seeds(self.seed)
+        checks.counts(self, "images", "slow_images", "batch", "steps", "search_steps")
+        checks.counts(self, "restarts")
         for name in ("eps", "wide_eps"):
             values = getattr(self, name)
-            if not values or list(values) != sorted(set(values)) or values[0] <= 0:
-                raise ValueError(f"expected {name} that rise from above 0, got {values}")
-        if not self.step_size > 0:
-            raise ValueError(f"expected step_size above 0, got {self.step_size}")
-        if not self.system:
-            raise ValueError("expected at least one system, or all, got none")
+            rising = values and list(values) == sorted(set(values))
+            if not rising or not 0 < values[0] <= values[-1] <= 1:
+                raise ValueError(
+                    f"expected {name} that rise from above 0 to 1 at most, got {values}"
+                )
+        checks.above_zero(self, "step_size", most=1)
+        checks.some(self, "system")
+        checks.different(self, "confidence")
+        for kappa in self.confidence:
+            if not 0 <= kappa < math.inf:
+                raise ValueError(f"expected a finite confidence of at least 0, got {kappa}")
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"expected a finite margin of at least 0, got {self.margin}")
 
     @property
     def chosen(self) -> tuple[SystemName, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from experiments import results
+from experiments import program, results
 from experiments.figures import save
 from experiments.results import Row
 from experiments.systems import NAMES, slug
@@ -105,6 +105,8 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path) -> None:
       runs: run folders of `experiments.adaptive`, at least one.
       output: the picture, a PNG.
     """
+    if output.suffix.lower() != ".png":
+        sys.exit(f"error: expected --output to be a .png, got {output}")
     found = [Row(**row) for document in results.read_all(runs) for row in document["rows"]]
     if not any(row.table == "extra/adaptive/distortion" for row in found):
         sys.exit("error: expected runs of experiments.adaptive, got none with distortion curves")
@@ -112,4 +114,5 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m experiments.adaptive.figures", description=__doc__)
+    with program.errors_in_words():
+        tyro.cli(main, prog="python -m experiments.adaptive.figures", description=__doc__)

@@ -52,6 +52,7 @@ def main(config: Config) -> Path:
     """Runs everything and returns the run folder."""
     clock = results.Stopwatch()
     folder, lab = config.folder, None
+    program.prepare_folders(folder, config.cache_dir)
     rows: list[results.Row] = []
     pictures: dict[str, Path] = {}
     for table in ALL if config.table == "all" else (config.table,):

@@ -41,6 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from experiments import checks
 from experiments.victims.blocks import ConvUnit
 
 # (top, bottom, left, right), as shares of the image's height and width: where they are in the
@@ -65,13 +66,9 @@ class AMIConfig:
     conserve: int | None = 6  # the layer behind which pool3 is: VGG's seventh convolution
 
     def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise ValueError(f"expected pairs of at least 1, got {self.pairs}")
-        if not (self.weakening > 0 and self.strengthening > 0 and self.gain > 0):
-            raise ValueError(
-                "expected weakening, strengthening and gain above 0,"
-                f" got {self.weakening}, {self.strengthening} and {self.gain}"
-            )
+        checks.counts(self, "pairs")
+        checks.counts(self, "conserve", least=0)
+        checks.above_zero(self, "weakening", "strengthening", "gain", most=1e6)
 
 
 class AMI(NamedTuple):

@@ -1,10 +1,11 @@
 """What a run of `python -m experiments.spt` can be told, and what its presets say."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from experiments import program
+from experiments import checks, datasets, program
 from experiments.spt.faces import FacesConfig
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"]
@@ -18,6 +19,9 @@ ALL: tuple[Table, ...] = (
     "II", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "queries", "adaptive", "natural",
     "names",
 )  # fmt: skip
+
+MOST_LENGTH = 10_000  # of the buffer, which keeps as many images for each client
+MOST_UNTRAINED = 100  # the next seed's decoys begin a hundred further on
 
 
 @dataclass(frozen=True)
@@ -49,24 +53,20 @@ class Config:
     faces: FacesConfig = field(default_factory=FacesConfig)  # of table IX
 
     def __post_init__(self) -> None:
-        for name in (
-            "images",
-            "jsma_images",
-            "adaptive_images",
-            "natural_images",
-            "untrained_seeds",
-            "length",
-            "chunk",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("steps", "step_size", "jsma_theta"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"expected {name} above 0, got {value}")
-        if self.patience < 0 or self.target < 0:
+        checks.seeds(self.seed)
+        checks.counts(self, "images", "jsma_images", "adaptive_images", "natural_images")
+        checks.counts(self, "untrained_seeds", most=MOST_UNTRAINED)
+        checks.counts(self, "length", most=MOST_LENGTH)
+        checks.counts(self, "chunk", "steps")
+        checks.counts(self, "patience", least=0)
+        checks.above_zero(self, "step_size", "jsma_theta", most=1)
+        if not -math.inf < self.threshold_db < math.inf:
+            raise ValueError(f"expected a finite threshold_db, got {self.threshold_db}")
+        classes = datasets.CLASSES[self.dataset]
+        if not 0 <= self.target < classes:
             raise ValueError(
-                f"expected patience and target of at least 0, got {self.patience} and {self.target}"
+                f"expected a target from 0 to {classes - 1}, a class of {self.dataset},"
+                f" got {self.target}"
             )
 
     @property

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 import attacks_jax
 import spt_jax
-from experiments import attacking, cache, datasets, figures, victims
+from experiments import attacking, cache, checks, datasets, figures, victims
 from experiments.attacking import Attacked, AttackSpec
 from experiments.datasets import Split
 from experiments.results import Row
@@ -79,9 +79,17 @@ class FacesConfig:
     ami: AMIConfig = field(default_factory=AMIConfig)
 
     def __post_init__(self) -> None:
-        for name in ("images_per_class", "attack_batch", "cw_steps", "cw_rounds", "patch_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if min(self.face_size) < 1:
+            raise ValueError(f"expected face_size of at least 1 1, got {self.face_size}")
+        checks.counts(self, "images_per_class", "attack_batch", "epochs", "batch_size")
+        checks.counts(self, "cw_steps", "cw_rounds", "patch_size", "patch_steps", "bim_steps")
+        checks.some(self, "attacks")
+        checks.above_zero(self, "fgsm_eps", "bim_eps", most=1)
+        if self.patch_size > min(self.face_size):
+            raise ValueError(
+                f"expected patch_size of at most {min(self.face_size)}, a side of face_size,"
+                f" got {self.patch_size}"
+            )
         if not 0 <= self.fpr < 1:
             raise ValueError(f"expected fpr in [0, 1), got {self.fpr}")
         for spec in specs(self):

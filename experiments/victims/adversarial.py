@@ -8,6 +8,8 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
+from experiments import checks
+
 
 @dataclass(frozen=True)
 class AdversarialConfig:
@@ -18,11 +20,8 @@ class AdversarialConfig:
     num_steps: int = 7
 
     def __post_init__(self) -> None:
-        if not (self.eps > 0 and self.step_size > 0 and self.num_steps >= 1):
-            raise ValueError(
-                "expected eps and step_size above 0 and num_steps of at least 1,"
-                f" got {self.eps}, {self.step_size} and {self.num_steps}"
-            )
+        checks.above_zero(self, "eps", "step_size", most=1)
+        checks.counts(self, "num_steps")
 
 
 def perturb(

@@ -9,8 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from experiments import checks
 from experiments.victims.adversarial import AdversarialConfig
 from experiments.victims.blocks import max_pool
+
+# More of these is a mistake in the number of zeros.
+MOST_BLOCKS, MOST_CONVOLUTIONS, MOST_WIDTH, MOST_SHIFT = 16, 64, 16_384, 1024
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,19 @@ class VictimConfig:
     alpha: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("convolutions", "dense", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"expected channels of at least one block, got {self.channels}")
-        if not (0 <= self.dropout < 1 and self.learning_rate > 0 and self.max_shift >= 0):
+        checks.counts(self, "epochs", "batch_size")
+        checks.counts(self, "convolutions", most=MOST_CONVOLUTIONS)
+        checks.counts(self, "dense", most=MOST_WIDTH)
+        checks.counts(self, "max_shift", least=0, most=MOST_SHIFT)
+        checks.above_zero(self, "learning_rate", most=1)
+        if not 1 <= len(self.channels) <= MOST_BLOCKS:
             raise ValueError(
-                "expected dropout in [0, 1), learning_rate above 0 and max_shift of at least 0,"
-                f" got {self.dropout}, {self.learning_rate} and {self.max_shift}"
+                f"expected channels of one to {MOST_BLOCKS} blocks, got {len(self.channels)}"
             )
+        if not 1 <= min(self.channels) <= max(self.channels) <= MOST_WIDTH:
+            raise ValueError(f"expected channels from 1 to {MOST_WIDTH}, got {self.channels}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"expected dropout in [0, 1), got {self.dropout}")
 
     def make(self, classes: int) -> "CNN":
         return make_cnn(classes, self)

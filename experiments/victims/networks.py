@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, get_args
 import flax.linen as nn
 import jax
 
+from experiments import checks
 from experiments.victims.adversarial import AdversarialConfig
 from experiments.victims.blocks import (
     ConvUnit,
@@ -53,16 +54,11 @@ class NetworkConfig:
             raise ValueError(
                 f"expected a width of {self.architecture} among {widths}, got {self.width!r}"
             )
-        if not (self.epochs >= 0 and self.batch_size >= 1 and self.max_shift >= 0):
-            raise ValueError(
-                "expected epochs and max_shift of at least 0 and batch_size of at least 1,"
-                f" got {self.epochs}, {self.max_shift} and {self.batch_size}"
-            )
-        if not (0 <= self.dropout < 1 and self.learning_rate > 0):
-            raise ValueError(
-                "expected dropout in [0, 1) and learning_rate above 0,"
-                f" got {self.dropout} and {self.learning_rate}"
-            )
+        checks.counts(self, "epochs", "max_shift", least=0)
+        checks.counts(self, "batch_size")
+        checks.above_zero(self, "learning_rate", most=1)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"expected dropout in [0, 1), got {self.dropout}")
 
     def make(self, classes: int) -> "Classifier":
         trunk, hidden = _NETWORKS[self.architecture, self.width]

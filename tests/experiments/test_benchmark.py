@@ -73,7 +73,7 @@ def test_finished_cases_are_kept_and_not_measured_again(run, monkeypatch):
 
 
 def test_an_unknown_attack_is_named(run):
-    with pytest.raises(SystemExit, match="got FGMS"):
+    with pytest.raises(ValueError, match="got FGMS"):
         run("attacks", only=("FGMS",))
 
 

@@ -29,7 +29,7 @@ if run.name.startswith("pair"):  # finishes only beside another one
             sys.exit(4)
         time.sleep(0.05)
 print(run.name, "was here")
-(run / "results.json").write_text("{}")
+(run / "results.json").write_text('{"rows": []}')
 """
 
 

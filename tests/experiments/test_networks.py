@@ -181,7 +181,7 @@ def test_a_wrong_config_is_refused(options):
 
 def test_a_wrong_adversarial_config_is_refused():
     for options in ({"eps": 0.0}, {"step_size": -1.0}, {"num_steps": 0}):
-        with pytest.raises(ValueError, match="expected eps"):
+        with pytest.raises(ValueError, match=f"expected {next(iter(options))}"):
             AdversarialConfig(**options)
 
 

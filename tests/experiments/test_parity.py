@@ -47,7 +47,7 @@ def test_without_peers_it_measures_ours_alone(tmp_path, no_peers):
 
 
 def test_an_unknown_attack_is_named(tmp_path, no_peers):
-    with pytest.raises(SystemExit, match="got FGMS"):
+    with pytest.raises(ValueError, match="got FGMS"):
         parity.main(parity.Config("digits", only=("FGMS",), cache_dir=tmp_path))
 
 

@@ -13,17 +13,12 @@ import numpy as np
 import tyro
 
 import attacks_jax
-from experiments import (
-    attack_cases,
-    attacking,
-    benchmark_victims,
-    checks,
-    datasets,
-    figures,
-    program,
-    progress,
-    victims,
-)  # fmt: skip
+from experiments import datasets, victims
+from experiments.benchmark import cases as attack_cases
+from experiments.benchmark import victims as benchmark_victims
+from experiments.pipeline import attack_runs
+from experiments.report import figures
+from experiments.runtime import checks, cli, progress
 
 MOST_IMAGES = 100  # rows of the picture
 
@@ -43,11 +38,11 @@ class Config:
 
 def main(config: Config) -> None:
     folder = config.output_dir or Path(f"runs/gallery-{config.dataset}")
-    program.prepare_folders(folder, config.cache_dir)
+    cli.prepare_folders(folder, config.cache_dir)
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     victim_config = benchmark_victims.CONFIGS[config.dataset]
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
-    split = attacking.choose(victim, data.test, config.images, seed=0)
+    split = attack_runs.choose(victim, data.test, config.images, seed=0)
     oracle, key = attacks_jax.stateless(victim.logits), jax.random.key(0)
     columns = {"clean": split.images}
     cases = attack_cases.parity(config.dataset)
@@ -63,5 +58,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         main(tyro.cli(Config, prog="python -m experiments.attack_gallery", description=__doc__))

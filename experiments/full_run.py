@@ -23,9 +23,9 @@ from typing import Literal, NamedTuple
 
 import tyro
 
-from experiments import checks, results
 from experiments.datasets import DataError
-from experiments.program import check_writable, errors_in_words
+from experiments.runtime import checks, results
+from experiments.runtime.cli import check_writable, errors_in_words
 from experiments.spt.config import ALL
 from experiments.spt.config import Table as SPTTable
 

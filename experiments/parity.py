@@ -19,23 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 import attacks_jax
-from experiments import (
-    attack_cases,
-    attacking,
-    benchmark_victims,
-    checks,
-    datasets,
-    finished,
-    peers,
-    program,
-    progress,
-    results,
-    victims,
-)  # fmt: skip
-from experiments.attack_cases import SAME_PIXEL, Case, distortion
+from experiments import datasets, victims
+from experiments.benchmark import case_cache, peers
+from experiments.benchmark import cases as attack_cases
+from experiments.benchmark import victims as benchmark_victims
+from experiments.benchmark.cases import SAME_PIXEL, Case, distortion
+from experiments.benchmark.peers import Outcome
 from experiments.datasets import Split
-from experiments.peers import Outcome
-from experiments.results import Row
+from experiments.pipeline import attack_runs
+from experiments.runtime import checks, cli, progress, results
+from experiments.runtime.results import Row
 
 TABLE = "extra/parity"
 # Raise it when a change of code but attacks_jax makes the rows kept under `cases` others.
@@ -73,14 +66,14 @@ class Arena(NamedTuple):
 def main(config: Config) -> None:
     cases = attack_cases.chosen(attack_cases.parity(config.dataset), config.only)
     folder = config.output_dir or Path(f"runs/parity-{config.dataset}")
-    program.prepare_folders(folder, config.cache_dir)
+    cli.prepare_folders(folder, config.cache_dir)
     arena = prepare(config)
     rows: list[Row] = []
     with progress.bar(len(cases), f"parity {config.dataset}", "attacks") as bar:
         for case in cases:
             bar.set_postfix_str(case.name)
             if case.ours:
-                rows += finished.rows(
+                rows += case_cache.rows(
                     folder, case, partial(compare, case, arena, config.dataset, config.seed),
                     victim=arena.victim.key, images=config.images, seed=config.seed,
                     peers=arena.names, version=VERSION,
@@ -117,7 +110,7 @@ def grained(victim: victims.Victim, split: Split, count: int, *, seed: int) -> S
     On flat backgrounds max pooling meets ties, whose gradient JAX shares out and torch gives to
     the first. Both are right; without ties they are comparable.
     """
-    chosen = attacking.choose(victim, split, 2 * count, seed=seed)
+    chosen = attack_runs.choose(victim, split, 2 * count, seed=seed)
     grain = np.random.default_rng(seed).uniform(0, GRAIN, chosen.images.shape)
     # Towards the middle of the range, so that clipping makes no new ties.
     inwards = np.where(chosen.images < 0.5, grain, -grain)
@@ -219,5 +212,5 @@ def table(rows: list[Row]) -> Table:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         main(tyro.cli(Config, prog="python -m experiments.parity", description=__doc__))

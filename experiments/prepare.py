@@ -7,7 +7,8 @@ from typing import Literal
 
 import tyro
 
-from experiments import datasets, program
+from experiments import datasets
+from experiments.runtime import cli
 
 
 @dataclass(frozen=True)
@@ -38,5 +39,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         main(tyro.cli(Config, prog="python -m experiments.prepare", description=__doc__))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cache, program, progress, report
 from experiments.datasets import DataError
+from experiments.report import __main__ as report
+from experiments.runtime import cache, cli, progress
 
 # The command's block, and the tables below it, where there are any: each may have its name above.
 TABLES = re.compile(
@@ -65,5 +66,5 @@ def printed(command: str) -> str:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         tyro.cli(main, prog="python -m experiments.refresh", description=__doc__)

@@ -13,19 +13,13 @@ import numpy as np
 import tyro
 
 import attacks_jax
-from experiments import (
-    attack_cases,
-    attacking,
-    benchmark_victims,
-    checks,
-    datasets,
-    program,
-    progress,
-    report,
-    results,
-    victims,
-)  # fmt: skip
-from experiments.results import Row
+from experiments import datasets, victims
+from experiments.benchmark import cases as attack_cases
+from experiments.benchmark import victims as benchmark_victims
+from experiments.pipeline import attack_runs
+from experiments.report import __main__ as report
+from experiments.runtime import checks, cli, progress, results
+from experiments.runtime.results import Row
 
 TABLE = "extra/rounded"
 LEVELS = 255
@@ -49,11 +43,11 @@ class Config:
 def main(config: Config) -> None:
     cases = attack_cases.chosen(attack_cases.parity(config.dataset), config.only)
     folder = config.output_dir or Path(f"runs/rounding-{config.dataset}")
-    program.prepare_folders(folder, config.cache_dir)
+    cli.prepare_folders(folder, config.cache_dir)
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     victim_config = benchmark_victims.CONFIGS[config.dataset]
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
-    split = attacking.choose(victim, data.test, config.images, seed=0)
+    split = attack_runs.choose(victim, data.test, config.images, seed=0)
     clean = (np.round(split.images * LEVELS) / LEVELS).astype(np.float32)  # as files have them
     oracle, key = attacks_jax.stateless(victim.logits), jax.random.key(0)
     rows: list[Row] = []
@@ -83,5 +77,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         main(tyro.cli(Config, prog="python -m experiments.rounding", description=__doc__))

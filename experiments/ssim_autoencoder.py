@@ -27,18 +27,11 @@ from jax.tree_util import Partial
 
 from cmag_jax import global_ssim
 from cmag_jax.training import train
-from experiments import (
-    cache,
-    checkpoints,
-    checks,
-    datasets,
-    figures,
-    program,
-    progress,
-    report,
-    results,
-)
-from experiments.results import Row
+from experiments import datasets
+from experiments.report import __main__ as report
+from experiments.report import figures
+from experiments.runtime import cache, checkpoints, checks, cli, progress, results
+from experiments.runtime.results import Row
 
 # Raise it when a change of this file makes autoencoders trained before it another thing.
 VERSION = 1
@@ -111,7 +104,7 @@ def main(config: Config) -> Path:
     """Runs everything and returns the run folder."""
     clock = results.Stopwatch()
     folder = config.output_dir or Path(f"runs/ssim-autoencoder-{config.dataset}-seed{config.seed}")
-    program.prepare_folders(folder, config.cache_dir)
+    cli.prepare_folders(folder, config.cache_dir)
     with clock.stage("data"):
         data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     chosen = datasets.sample(data.test, config.images, np.random.default_rng(config.seed))
@@ -255,5 +248,5 @@ def draw(path: Path, title: str, images: Images, slopes: Slopes) -> None:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         main(tyro.cli(Config, prog="python -m experiments.ssim_autoencoder", description=__doc__))

@@ -8,21 +8,16 @@ an interrupted run goes on where it was.
 
 from pathlib import Path
 
-from experiments import (
-    cmag_config,
-    datasets,
-    figures,
-    program,
-    progress,
-    report,
-    results,
-    victims,
-)
+from experiments import datasets, victims
 from experiments.adaptive import figures as curves
 from experiments.adaptive import tables
 from experiments.adaptive.config import Config, parse
-from experiments.results import Row
-from experiments.systems import slug
+from experiments.cmag import config as cmag_config
+from experiments.pipeline.detectors import slug
+from experiments.report import __main__ as report
+from experiments.report import figures
+from experiments.runtime import cli, progress, results
+from experiments.runtime.results import Row
 
 GALLERY_ROWS = 6
 NOTE = (
@@ -36,7 +31,7 @@ def main(config: Config, base: cmag_config.Config | None = None) -> Path:
     are those of the preset unless others are given."""
     clock = results.Stopwatch()
     folder = config.folder
-    program.prepare_folders(folder, config.cache_dir)
+    cli.prepare_folders(folder, config.cache_dir)
     base = base or cmag_config.preset(config.preset, config.dataset)
     with clock.stage("data"):
         data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
@@ -68,5 +63,5 @@ def main(config: Config, base: cmag_config.Config | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         main(parse(description=__doc__))

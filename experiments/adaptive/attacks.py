@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 import attacks_jax
-from experiments import cache
+from experiments.adaptive.attacked_detector import Detector
 from experiments.adaptive.config import Config
-from experiments.adaptive.detectors import Detector
 from experiments.datasets import Split
-from experiments.systems import slug
+from experiments.pipeline.detectors import slug
+from experiments.runtime import cache
 from experiments.victims import Victim, predict
 
 # Raise it when a change of attacks_jax or of this package makes images made before it others.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from experiments import checks, program
-from experiments.cmag_config import DatasetName, Preset
-from experiments.systems import Choice, SystemName, chosen, slug
+from experiments.cmag.config import DatasetName, Preset
+from experiments.pipeline.detectors import Choice, SystemName, chosen, slug
+from experiments.runtime import checks, cli
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def parse(arguments: list[str] | None = None, description: str | None = None) ->
         "preset": ("quick", get_args(Preset)),
         "dataset": ("digits", get_args(DatasetName)),
     }
-    return program.parse(
+    return cli.parse(
         Config,
         preset,
         choices,

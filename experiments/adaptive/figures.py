@@ -10,10 +10,10 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from experiments import program, results
-from experiments.figures import save
-from experiments.results import Row
-from experiments.systems import NAMES, slug
+from experiments.pipeline.detectors import NAMES, slug
+from experiments.report.figures import save
+from experiments.runtime import cli, results
+from experiments.runtime.results import Row
 
 KNOWLEDGE = {"zero": "PGD", "limited": "best of them", "perfect": "best of them"}
 COLOURS = {"zero": "tab:gray", "limited": "tab:blue", "perfect": "tab:red"}
@@ -114,5 +114,5 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path) -> None:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         tyro.cli(main, prog="python -m experiments.adaptive.figures", description=__doc__)

@@ -7,15 +7,16 @@ from typing import Literal
 
 import numpy as np
 
-from experiments import attacking, cmag_config, systems
-from experiments.adaptive import attacks, detectors
+from experiments.adaptive import attacked_detector, attacks
+from experiments.adaptive.attacked_detector import Detector
 from experiments.adaptive.attacks import IN_A_BALL, AttackName, Made
 from experiments.adaptive.config import Config
-from experiments.adaptive.detectors import Detector
-from experiments.attacking import AttackSpec
+from experiments.cmag import config as cmag_config
 from experiments.datasets import Dataset, Split
-from experiments.results import Row
-from experiments.systems import SystemName
+from experiments.pipeline import attack_runs, detectors
+from experiments.pipeline.attack_runs import AttackSpec
+from experiments.pipeline.detectors import SystemName
+from experiments.runtime.results import Row
 from experiments.victims import Victim, predict
 
 FPRS = {"SR@5": 0.05, "SR@1": 0.01}
@@ -69,20 +70,20 @@ def lay(
 ) -> Siege:
     """The siege of a system: it is fitted, and so is the attacker's own."""
 
-    def fitted(seed: int) -> systems.System:
-        return systems.fit(
+    def fitted(seed: int) -> detectors.System:
+        return detectors.fit(
             name, base.of_system(name), data, victim, seed=seed, cache_dir=config.cache_dir
         )
 
     system = fitted(config.seed)
     # A slow one is calibrated on the few images of tables 3-7; its cheap copies on all.
     held_out = data.samples(base.most(system), seed=config.seed).validation
-    detector = detectors.true(system, held_out, config.cache_dir)
+    detector = attacked_detector.true(system, held_out, config.cache_dir)
     own_seed = (config.seed + OWN_SEED) % 2**32
-    own = detectors.copy(fitted(own_seed), data.validation, config)
+    own = attacked_detector.copy(fitted(own_seed), data.validation, config)
     count = config.slow_images if system.slow else config.images
-    targets = attacking.choose(victim, data.test, count, seed=config.seed)
-    perfect = detectors.differentiable(detector, data.validation, config)
+    targets = attack_runs.choose(victim, data.test, count, seed=config.seed)
+    perfect = attacked_detector.differentiable(detector, data.validation, config)
     known: dict[Knowledge, Detector] = {"limited": own, "perfect": perfect}
     return Siege(config, name, victim, targets, detector, known)
 
@@ -104,7 +105,7 @@ def zero(siege: Siege, base: cmag_config.Config) -> Iterator[Row]:
         made["PGD", eps] = siege.bare(eps).images
     options = tuple(dataclasses.asdict(base.cw).items())
     for confidence in config.confidence:
-        attacked = attacking.attack(
+        attacked = attack_runs.attack(
             AttackSpec("CW-l2", confidence, options), siege.victim, targets,
             chunk=config.batch, seed=config.seed, cache_dir=config.cache_dir,
         )  # fmt: skip

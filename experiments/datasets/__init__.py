@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cache
 from experiments.datasets import prepared
 from experiments.datasets.archives import DataError as DataError
 from experiments.datasets.prepared import FACES as FACES
@@ -14,6 +13,7 @@ from experiments.datasets.prepared import NAMES as NAMES
 from experiments.datasets.prepared import default_data_dir as default_data_dir
 from experiments.datasets.prepared import default_manual_dir as default_manual_dir
 from experiments.datasets.prepared import prepare as prepare
+from experiments.runtime import cache
 
 CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "gtsrb": 43}
 # Of the training set, held out to calibrate and to choose; of so few digits a larger share.

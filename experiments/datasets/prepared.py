@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cache
 from experiments.datasets import sources
 from experiments.datasets.archives import DataError, find
 from experiments.datasets.images import MAX_PIXELS
+from experiments.runtime import cache
 
 FACES = ("orl_faces", "vggface2")
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "gtsrb", *FACES)

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import cache
 from experiments.datasets.archives import reading
+from experiments.runtime import cache
 
 FILE = "sources.json"
 

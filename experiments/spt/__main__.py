@@ -9,7 +9,9 @@ run goes on where it was.
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import datasets, program, report, results
+from experiments import datasets
+from experiments.report import __main__ as report
+from experiments.runtime import cli, results
 from experiments.spt import (
     adaptive,
     bookkeeping,
@@ -52,7 +54,7 @@ def main(config: Config) -> Path:
     """Runs everything and returns the run folder."""
     clock = results.Stopwatch()
     folder, lab = config.folder, None
-    program.prepare_folders(folder, config.cache_dir)
+    cli.prepare_folders(folder, config.cache_dir)
     rows: list[results.Row] = []
     pictures: dict[str, Path] = {}
     for table in ALL if config.table == "all" else (config.table,):
@@ -95,5 +97,5 @@ def _has_faces(config: Config) -> bool:
 
 
 if __name__ == "__main__":
-    with program.errors_in_words():
+    with cli.errors_in_words():
         main(parse(description=__doc__))

@@ -23,8 +23,8 @@ from jax import lax
 
 import attacks_jax
 import spt_jax
-from experiments import cache, progress
-from experiments.results import Row
+from experiments.runtime import cache, progress
+from experiments.runtime.results import Row
 from experiments.spt import evasions
 from experiments.spt.attacks import Attacked, Spec, own_queries
 from experiments.spt.buffer_tables import rates

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments import checks
+from experiments.runtime import checks
 from experiments.victims.blocks import ConvUnit
 
 # (top, bottom, left, right), as shares of the image's height and width: where they are in the

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 import spt_jax
-from experiments.results import Row
+from experiments.runtime.results import Row
 from experiments.spt.attacks import Spec
 from experiments.spt.defences import Decoy, Defence
 from experiments.spt.lab import Lab, Measured

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.results import Row
+from experiments.runtime.results import Row
 from experiments.spt import paper_values, tracing
 from experiments.spt.attacks import Attacked, Spec
 from experiments.spt.defences import NONE, Decoy, Defence, Training

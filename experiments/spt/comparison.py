@@ -10,9 +10,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 import spt_jax
-from experiments import jpeg_codec
-from experiments.results import Row
-from experiments.spt import paper_values
+from experiments.runtime.results import Row
+from experiments.spt import jpeg_codec, paper_values
 from experiments.spt.attacks import Spec
 from experiments.spt.defences import NONE, Decoy, as_classifier
 from experiments.spt.discontinuous import stream

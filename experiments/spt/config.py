@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from experiments import checks, datasets, program
+from experiments import datasets
+from experiments.runtime import checks, cli
 from experiments.spt.faces import FacesConfig
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"]
@@ -95,7 +96,7 @@ def parse(arguments: list[str] | None = None, description: str | None = None) ->
         "dataset": ("digits", get_args(DatasetName)),
         "table": ("demo", get_args(Table)),
     }
-    return program.parse(
+    return cli.parse(
         Config,
         preset,
         choices,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spt_jax
-from experiments.results import Row
+from experiments.runtime.results import Row
 from experiments.spt import paper_values
 from experiments.spt.attacks import Spec
 from experiments.spt.defences import NONE, Decoy, Defence

@@ -23,10 +23,13 @@ from matplotlib.figure import Figure
 
 import attacks_jax
 import spt_jax
-from experiments import attacking, cache, checks, datasets, figures, victims
-from experiments.attacking import Attacked, AttackSpec
+from experiments import datasets, victims
 from experiments.datasets import Split
-from experiments.results import Row
+from experiments.pipeline import attack_runs
+from experiments.pipeline.attack_runs import Attacked, AttackSpec
+from experiments.report import figures
+from experiments.runtime import cache, checks
+from experiments.runtime.results import Row
 from experiments.spt import ami
 from experiments.spt.ami import AMIConfig
 from experiments.victims import Architecture, NetworkConfig, Victim
@@ -312,7 +315,7 @@ def attack(
 ) -> Attacked:
     """The split's images, attacked; the patch has been learnt from training images."""
     if spec.name != "Patch":
-        return attacking.attack(
+        return attack_runs.attack(
             spec, victim, split, chunk=config.attack_batch, seed=seed, cache_dir=cache_dir
         )
     oracle = attacks_jax.stateless(victim.logits)
@@ -321,7 +324,7 @@ def attack(
     def compute() -> dict[str, np.ndarray]:
         patch = attacks_jax.fit(spec.make(), oracle, fit_key, train.images, train.labels)
         result = attacks_jax.run(patch, oracle, run_key, split.images, split.labels)
-        return {name: np.asarray(getattr(result, name)) for name in attacking.KEPT}
+        return {name: np.asarray(getattr(result, name)) for name in attack_runs.KEPT}
 
     arrays = (train.images, train.labels, split.images, split.labels)
     key = cache.key(

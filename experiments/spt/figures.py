@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from experiments.figures import save
+from experiments.report.figures import save
 
 
 def heat_map(path: Path, matrix: np.ndarray, names: list[str], what: str) -> None:

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import spt_jax
-from experiments import cache, datasets, osd_encoder, progress, victims
-from experiments.results import Row
+from experiments import datasets, victims
+from experiments.runtime import cache, progress
+from experiments.runtime.results import Row
+from experiments.spt import osd_encoder
 from experiments.spt.attacks import Attacked, Spec, drive
 from experiments.spt.config import Config
 from experiments.spt.defences import Decoy, Defence

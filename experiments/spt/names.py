@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import spt_jax
-from experiments import progress
-from experiments.results import Row
+from experiments.runtime import progress
+from experiments.runtime.results import Row
 from experiments.spt.lab import Lab, Measured
 from experiments.spt.natural import defences
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import cache, progress
 from experiments.datasets import Split
+from experiments.runtime import cache, progress
 from experiments.spt.defences import Decoy, Defence
 from experiments.spt.discontinuous import chain, flags, stream
 from experiments.spt.lab import CLASSIFIER, Lab, Measured

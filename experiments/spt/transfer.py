@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import victims
-from experiments.results import Row
+from experiments.runtime.results import Row
 from experiments.spt import figures, paper_values
 from experiments.spt.defences import NONE
 from experiments.spt.lab import Lab, Measured, metric

@@ -8,7 +8,7 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from experiments import checks
+from experiments.runtime import checks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments import checks
+from experiments.runtime import checks
 from experiments.victims.adversarial import AdversarialConfig
 from experiments.victims.blocks import max_pool
 

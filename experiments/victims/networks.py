@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 import flax.linen as nn
 import jax
 
-from experiments import checks
+from experiments.runtime import checks
 from experiments.victims.adversarial import AdversarialConfig
 from experiments.victims.blocks import (
     ConvUnit,

@@ -17,8 +17,8 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from experiments import cache, checkpoints, progress
 from experiments.datasets import Dataset
+from experiments.runtime import cache, checkpoints, progress
 from experiments.victims.adversarial import AdversarialConfig, perturb
 from experiments.victims.networks import Architecture, Labels, NetworkConfig, Width
 from experiments.victims.training import random_flip, random_shift

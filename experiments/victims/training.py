@@ -11,8 +11,8 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from experiments import cache, checkpoints, progress
 from experiments.datasets import DataError, Dataset, Split
+from experiments.runtime import cache, checkpoints, progress
 from experiments.victims.adversarial import perturb
 from experiments.victims.cnn import CNN, VictimConfig
 from experiments.victims.networks import Classifier, NetworkConfig

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from experiments import cmag, cmag_config
+from experiments.cmag import __main__ as cmag
+from experiments.cmag import config as cmag_config
 from tests.experiments.tiny_runs import TINY, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from cmag_jax import CMAG_PLUS, cmag
-from experiments import datasets, detector, victims
-from experiments.systems import System
+from experiments import datasets, victims
+from experiments.pipeline import detector_io
+from experiments.pipeline.detectors import System
 
 VICTIM = victims.VictimConfig((2, 4), dense=8)
 CONFIG = dataclasses.replace(CMAG_PLUS, fmr_width=4, lr_width=4, gr_width=8)
@@ -26,5 +27,5 @@ def tiny(seed: int = 0) -> System:
 
 def save(run: Path, seed: int = 0) -> Path:
     """The folder of a tiny detector, saved in the run folder."""
-    detector.save(run, tiny(seed), VICTIM, datasets.load("digits"), THRESHOLDS)
+    detector_io.save(run, tiny(seed), VICTIM, datasets.load("digits"), THRESHOLDS)
     return run / "detectors" / "CMAG+"

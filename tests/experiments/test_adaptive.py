@@ -10,10 +10,12 @@ import pytest
 from cmag_jax import CMAG_PLUS, CMAGConfig
 from cmag_jax.feature_squeezing import FeatureSqueezingConfig
 from cmag_jax.magnet import MagNetConfig
-from experiments import attacking, cmag_config, datasets, systems, victims
+from experiments import datasets, victims
 from experiments.adaptive import __main__ as program
-from experiments.adaptive import attacks, detectors, figures, tables
+from experiments.adaptive import attacked_detector, attacks, figures, tables
 from experiments.adaptive.config import Config, parse, preset
+from experiments.cmag import config as cmag_config
+from experiments.pipeline import attack_runs, detectors
 
 WHOLE = "feature squeezing"  # which has the whole program run on it: it compiles fastest
 BASE = dataclasses.replace(
@@ -65,14 +67,14 @@ def _siege_of_cmag_plus(finished, data, victim):
     return tables.lay(finished, BASE, "CMAG+", data, victim)
 
 
-def untrained(name, config, data, victim, cache_dir) -> systems.System:
+def untrained(name, config, data, victim, cache_dir) -> detectors.System:
     """A system that none of its modules' epochs have to be compiled for."""
-    module = systems.MODULES[name]
+    module = detectors.MODULES[name]
     start = module.init(
         jax.random.key(0), victim.features_and_logits, data.train.images[:1], config
     )
     given = {part: getattr(start, part) for part in module.MODULES}
-    return systems.fit(name, config, data, victim, seed=0, cache_dir=cache_dir, given=given)
+    return detectors.fit(name, config, data, victim, seed=0, cache_dir=cache_dir, given=given)
 
 
 def rows(config: Config) -> list[dict]:
@@ -197,10 +199,10 @@ def flags_alike(detector, data):
     images = np.clip(clean + noise * np.linspace(0, 0.5, 40)[:, None, None, None], 0, 1)
     images[::2] = np.round(images[::2])  # what an untrained autoencoder rebuilds worst
     images = images.astype(np.float32)
-    scores = systems.score_all(detector.system, images)
+    scores = detectors.score_all(detector.system, images)
     gradients = jax.jit(lambda function, x: jax.vjp(function, x)[1](np.ones(40, np.float32))[0])
     for fpr in (0.05, 0.01, 0.2):
-        flags = systems.MODULES[detector.system.name].detect(scores, detector.thresholds(fpr))
+        flags = detectors.MODULES[detector.system.name].detect(scores, detector.thresholds(fpr))
         answer = np.asarray(detector.flagged(fpr)(images))
         assert 0 < np.sum(flags) < 40
         np.testing.assert_array_equal(answer > 0, flags)
@@ -217,7 +219,7 @@ def test_the_attackers_detector_of_many_scores_flags_what_the_detector_flags(
 ):
     """Of four scores, each with a threshold of its own."""
     system = untrained("MagNet", BASE.magnet, data, victim, finished.cache_dir)
-    detector = detectors.true(system, data.validation, finished.cache_dir)
+    detector = attacked_detector.true(system, data.validation, finished.cache_dir)
     assert len(detector.thresholds(0.05)) == 4
     flags_alike(detector, data)
 
@@ -232,7 +234,7 @@ def test_the_attacker_of_feature_squeezing_has_a_gradient_through_rounding(siege
     detector, image = siege.detector, siege.targets.images[:1] * 0.6 + 0.1
     params = detector.system.params
     assert params.config.medians == ()
-    true = systems.MODULES[WHOLE].score
+    true = detectors.MODULES[WHOLE].score
 
     def score(x):
         return true(siege.victim.features_and_logits, params, x)["l1"].sum()
@@ -310,7 +312,7 @@ def test_a_limited_attacker_has_a_detector_of_his_own(siege):
     assert known["limited"].margin == siege.config.margin and known["perfect"] is siege.detector
 
 
-GAN = systems.MODULES["Defense-GAN"].DefenseGANConfig(
+GAN = detectors.MODULES["Defense-GAN"].DefenseGANConfig(
     "dense", "dense", generator_width=8, critic_width=8, latent_size=8, search_steps=6,
     restarts=3, epochs=1,
 )  # fmt: skip
@@ -321,9 +323,9 @@ def _gan(finished, data, victim):
     """(Defense-GAN's detector, what everybody attacks in its place, the options)"""
     validation = datasets.Split(data.validation.images[:40], data.validation.labels[:40])
     system = untrained("Defense-GAN", GAN, data, victim, finished.cache_dir)
-    detector = detectors.true(system, validation, finished.cache_dir)
+    detector = attacked_detector.true(system, validation, finished.cache_dir)
     options = dataclasses.replace(finished, search_steps=4, restarts=2)
-    return detector, detectors.differentiable(detector, validation, options), options
+    return detector, attacked_detector.differentiable(detector, validation, options), options
 
 
 def test_of_defense_gan_everybody_attacks_a_cheap_copy(gan):
@@ -342,7 +344,7 @@ def test_of_defense_gan_few_images_are_scored_by_the_whole_search(finished, data
     siege = tables.lay(config, base, "Defense-GAN", data, victim)
     assert len(siege.targets) == 4
     tables_images = data.samples(30, seed=config.seed).validation.images
-    of_tables = systems.score_all(siege.detector.system, tables_images, config.cache_dir)
+    of_tables = detectors.score_all(siege.detector.system, tables_images, config.cache_dir)
     np.testing.assert_array_equal(siege.detector.validation["l2"], of_tables["l2"])
     for known in siege.known.values():
         assert len(known.validation["l2"]) == len(data.validation)
@@ -351,7 +353,7 @@ def test_of_defense_gan_few_images_are_scored_by_the_whole_search(finished, data
 @pytest.mark.slow
 def test_the_cheap_copy_of_defense_gan_can_be_attacked(gan, data, victim):
     _, cheap, options = gan
-    targets = attacking.choose(victim, data.test, 2, seed=0)
+    targets = attack_runs.choose(victim, data.test, 2, seed=0)
     made = attacks.run(options, "orthogonal PGD", victim, cheap, targets, eps=0.4, steps=4)
     assert made.images.shape == targets.images.shape
 
@@ -377,7 +379,7 @@ def test_presets_are_what_the_command_line_starts_from(name):
     parsed = parse([f"--preset={name}", "--dataset=mnist", "--system=CMAG+", "--steps=7"])
     expected = dataclasses.replace(preset(name, "mnist"), system=("CMAG+",), steps=7)
     assert parsed == expected and parsed.chosen == ("CMAG+",)
-    assert preset(name, "mnist").chosen == systems.NAMES
+    assert preset(name, "mnist").chosen == detectors.NAMES
     assert preset(name, "mnist").steps == 1000
 
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from experiments import attack_cases, attack_gallery, benchmark_victims, victims
+from experiments import attack_gallery, victims
+from experiments.benchmark import cases as attack_cases
+from experiments.benchmark import victims as benchmark_victims
 
 
 def test_it_draws_a_column_an_attack_and_leaves_failures_white(tmp_path, monkeypatch):

@@ -8,17 +8,27 @@ import optax
 import pytest
 
 from cmag_jax import CMAG_PLUS, CMAGConfig, cmag, defense_gan, magnet
-from experiments import (
-    benchmark,
-    benchmark_attacks,
-    benchmark_detectors,
-    benchmark_spt,
-    benchmark_victims,
-    peers,
-    systems,
-    timing,
-    victims,
+from experiments import victims
+from experiments.benchmark import (
+    __main__ as benchmark,
 )
+from experiments.benchmark import (
+    attacks as benchmark_attacks,
+)
+from experiments.benchmark import (
+    detectors as benchmark_detectors,
+)
+from experiments.benchmark import (
+    peers,
+    timing,
+)
+from experiments.benchmark import (
+    spt as benchmark_spt,
+)
+from experiments.benchmark import (
+    victims as benchmark_victims,
+)
+from experiments.pipeline import detectors
 
 
 @pytest.fixture(name="run")
@@ -99,7 +109,7 @@ def test_whoever_takes_too_long_is_called_once(monkeypatch):
 
 def test_every_detector_is_timed(run):
     rows = run("detectors")
-    assert {row["system"] for row in rows} == set(systems.NAMES)
+    assert {row["system"] for row in rows} == set(detectors.NAMES)
     assert {row["strength"] for row in rows} == {1, 4}
     assert all(row["value"] > 0 for row in rows)
     metrics = {"milliseconds:forward", "milliseconds:score", "score_to_forward"}
@@ -117,7 +127,7 @@ def test_a_race_that_is_over_is_kept_whatever_becomes_of_the_next(run, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         run("detectors")
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
-    assert {row["system"] for row in rows} == set(systems.NAMES) - {"Defense-GAN"}
+    assert {row["system"] for row in rows} == set(detectors.NAMES) - {"Defense-GAN"}
 
 
 def test_detectors_want_a_data_set_of_theirs():
@@ -172,7 +182,7 @@ def test_torch_is_given_the_same_training_step(part, config, monkeypatch):
     """The same loss, before and after a step, from the same weights, images and random draws. In
     colour, so that an order of channels that is not the same would show."""
     torch = pytest.importorskip("torch")
-    from experiments.peers import cmag_training
+    from experiments.benchmark.peers import cmag_training
 
     images = np.random.default_rng(0).uniform(size=(10, 16, 16, 3)).astype(np.float32)
     network = victims.make_cnn(5, victims.VictimConfig((4, 6), dense=8, standardise=True))

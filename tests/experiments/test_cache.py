@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from experiments import cache
+from experiments.runtime import cache
 from experiments.victims import VictimConfig
 
 

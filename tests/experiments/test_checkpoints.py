@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import checkpoints
 from experiments.datasets import DataError
+from experiments.runtime import checkpoints
 
 TREE = {"w": np.arange(600, dtype=np.float32).reshape(20, 30), "b": {"c": np.ones(3, np.float32)}}
 LIKE = jax.eval_shape(lambda: TREE)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import attacking, cmag_config, detector, systems
+from experiments.cmag import config as cmag_config
+from experiments.pipeline import attack_runs, detector_io, detectors
 from tests.experiments.tiny_runs import ROOT, finish, kept_compilations, rows, start, wait_for
 
 SYSTEMS = ("CMAG", "CMAG+")  # by default
@@ -167,7 +168,7 @@ def test_the_saved_detector_decides_as_the_run_did(finished):
     folder, _ = finished
     images = datasets.load("digits").test.images
     for system in SYSTEMS:
-        victim, params, thresholds = detector.load(folder / "run", system)
+        victim, params, thresholds = detector_io.load(folder / "run", system)
         scores = cmag.score(victim, params, images)
         for rule in ("paper", "fpr=0.05", "fpr=0.01"):
             flagged = float(np.mean(cmag.detect(scores, thresholds[rule])))
@@ -176,7 +177,7 @@ def test_the_saved_detector_decides_as_the_run_did(finished):
             )
             assert flagged == pytest.approx(row["value"], abs=1e-6)
     with pytest.raises(FileNotFoundError, match=r"holds no detectors/CMAG\+"):
-        detector.load(folder)
+        detector_io.load(folder)
 
 
 @pytest.mark.parametrize("dataset", cmag_config.VICTIMS)
@@ -201,7 +202,7 @@ def test_the_paper_preset_is_the_paper_s():
 
 def test_a_detector_saved_on_one_device_loads_on_another(tmp_path):
     """As one that a GPU fitted does on a machine without."""
-    from experiments import checkpoints
+    from experiments.runtime import checkpoints
 
     code = (
         "import jax, sys; from pathlib import Path; from experiments import checkpoints;"
@@ -296,7 +297,7 @@ def test_all_systems_with_all_that_is_asked_of_them(tmp_path):
     ]  # fmt: skip
     finish(start(tmp_path, *small))
     found = rows(tmp_path)
-    assert of([r for r in found if r["table"] == "extra/detection"]) == list(systems.NAMES)
+    assert of([r for r in found if r["table"] == "extra/detection"]) == list(detectors.NAMES)
     tables = {row["table"] for row in found}
     assert {
         "extra/other-attacks",
@@ -312,4 +313,4 @@ def test_all_systems_with_all_that_is_asked_of_them(tmp_path):
     assert {"figure-2.png", "figure-3-fgsm.png", "figures-4-to-6-fgsm.png"} <= figures
     # Attacks of all kinds were made, and whoever had a success is in the table.
     made = {r["attack"] for r in found if r["metric"] == "attack_success_rate"}
-    assert made == set(attacking.MAKERS)
+    assert made == set(attack_runs.MAKERS)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import decision
+from experiments.cmag import decision_rows
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +19,7 @@ def test_the_same_scores_are_judged_by_either_decision():
     clean, test, attacked = (RNG.normal(size=(20_000, 3)) for _ in range(3))
     system = SimpleNamespace(name="MagNet", config=SimpleNamespace())
     kinds = {("FGSM", 0.1): measure(attacked + 2), ("FGSM", 0.2): measure(attacked[:0])}
-    rows = list(decision.rows("mnist", system, measure(clean), measure(test), kinds))
+    rows = list(decision_rows.rows("mnist", system, measure(clean), measure(test), kinds))
     found = {(row.metric, row.strength): row.value for row in rows}
     for rule in ("any", "rarity"):
         assert found[f"flagged:{rule}@fpr=0.05", None] == pytest.approx(0.05, abs=0.01)
@@ -34,7 +34,7 @@ def test_the_same_scores_are_judged_by_either_decision():
 def test_of_one_score_there_is_nothing_to_say():
     scores = {"l1": RNG.normal(size=100)}
     system = SimpleNamespace(name="feature squeezing", config=SimpleNamespace())
-    one = decision.rows("mnist", system, scores, scores, {})
+    one = decision_rows.rows("mnist", system, scores, scores, {})
     assert not list(one)
 
 
@@ -45,7 +45,7 @@ def test_each_score_is_judged_alone_and_the_others_without_it():
     attacked[:, 0] += 2
     system = SimpleNamespace(name="CMAG+", config=SimpleNamespace(decision="rarity"))
     kinds = {("FGSM", 0.1): measure(attacked)}
-    of_both = decision.rows("mnist", system, measure(clean), measure(test), kinds)
+    of_both = decision_rows.rows("mnist", system, measure(clean), measure(test), kinds)
     rows = [row for row in of_both if row.table != "extra/decision"]
     found = {(row.metric, row.strength): row.value for row in rows}
     for name in "abc":
@@ -61,5 +61,5 @@ def test_each_score_is_judged_alone_and_the_others_without_it():
 def test_of_a_system_with_a_threshold_for_each_score_it_is_said_elsewhere():
     scores = measure(RNG.normal(size=(100, 3)))
     system = SimpleNamespace(name="CMAG", config=SimpleNamespace(decision="any"))
-    rows = list(decision.rows("mnist", system, scores, scores, {}))
+    rows = list(decision_rows.rows("mnist", system, scores, scores, {}))
     assert rows and not [row for row in rows if row.table != "extra/decision"]

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import detector
 from experiments.datasets import DataError
+from experiments.pipeline import detector_io
 from tests.experiments import detectors
 
 
@@ -39,7 +39,7 @@ def craft(run: Path, name: str, change) -> None:
 
 
 def test_what_was_saved_is_loaded(saved):
-    victim, params, thresholds = detector.load(saved)
+    victim, params, thresholds = detector_io.load(saved)
     system = detectors.tiny()
     assert thresholds == detectors.THRESHOLDS
     for loaded, made in ((params, system.params), (victim.args[0], system.victim.params)):
@@ -51,7 +51,7 @@ def test_what_was_saved_is_loaded(saved):
 @pytest.mark.parametrize("system", ["../../x", "MagNet", "", "cmag", None, "CMAG+/../CMAG+"])
 def test_a_system_that_is_never_saved_is_refused(saved, system):
     with pytest.raises(ValueError, match="expected a system among CMAG, CMAG\\+, got"):
-        detector.load(saved, system)
+        detector_io.load(saved, system)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_networks_that_can_t_be_are_refused_before_memory_is_asked_for(run, keys
 
     craft(run, "networks.json", change)
     with pytest.raises(DataError, match=r"networks\.json is damaged \(") as error:
-        detector.load(run)
+        detector_io.load(run)
     assert told in str(error.value)
 
 
@@ -115,7 +115,7 @@ def test_thresholds_that_no_score_can_be_put_to_are_refused(run, keys, value, to
 
     craft(run, "thresholds.json", change)
     with pytest.raises(DataError, match=r"thresholds\.json is damaged \(") as error:
-        detector.load(run)
+        detector_io.load(run)
     assert told in str(error.value)
 
 
@@ -123,7 +123,7 @@ def test_another_threshold_than_was_saved_is_refused(run):
     file = run / "detectors" / "CMAG+" / "thresholds.json"
     file.write_text(file.read_text().replace("1.5", "9.5"))
     with pytest.raises(DataError, match=r"thresholds\.json is damaged .*digest\.json speaks of"):
-        detector.load(run)
+        detector_io.load(run)
 
 
 def test_weights_of_another_detector_are_refused(run, tmp_path):
@@ -133,7 +133,7 @@ def test_weights_of_another_detector_are_refused(run, tmp_path):
     shutil.rmtree(weights)
     shutil.copytree(other / "weights", weights)
     with pytest.raises(DataError, match=r"weights is damaged .*digest\.json speaks of"):
-        detector.load(run)
+        detector_io.load(run)
 
 
 @pytest.mark.parametrize("name", ["digest.json", "networks.json", "thresholds.json", "weights"])
@@ -141,24 +141,24 @@ def test_a_missing_part_is_named(run, name):
     path = run / "detectors" / "CMAG+" / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(DataError, match=f"{name} is missing"):
-        detector.load(run)
+        detector_io.load(run)
 
 
 def test_one_saved_before_there_were_digests_is_refused_with_the_way_to_a_new_one(run):
     (run / "detectors" / "CMAG+" / "digest.json").unlink()
     with pytest.raises(DataError, match=r"experiments\.cmag, run again with the same options"):
-        detector.load(run)
+        detector_io.load(run)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '"digest"', "[[]]", "[" * 100_000])
 def test_a_digest_that_is_none_is_refused(run, content):
     (run / "detectors" / "CMAG+" / "digest.json").write_text(content)
     with pytest.raises(DataError, match=r"digest\.json is damaged"):
-        detector.load(run)
+        detector_io.load(run)
 
 
 def test_a_file_of_a_size_that_no_detector_s_has_is_not_read(run):
     file = run / "detectors" / "CMAG+" / "digest.json"
     file.write_text(" " * 2**21)
     with pytest.raises(DataError, match="expected at most 1,048,576 bytes, got 2,097,152"):
-        detector.load(run)
+        detector_io.load(run)

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from experiments import evaluation
-from experiments.evaluation import Attack, Clean, Scored
+from experiments.cmag import detection_rows
+from experiments.cmag.detection_rows import Attack, Clean, Scored
 
 SYSTEM = SimpleNamespace(name="CMAG")
 LIMITS = {"paper": {"l2": 9.0}, "fpr=0.05": {"l2": 5.0}}
 
 
 def rows(clean: Clean, attacks: list[Scored]) -> dict[tuple, float]:
-    made = evaluation.rows("mnist", SYSTEM, clean, attacks, LIMITS)
+    made = detection_rows.rows("mnist", SYSTEM, clean, attacks, LIMITS)
     return {(row.table, row.metric, row.attack, row.strength): row.value for row in made}
 
 
@@ -81,7 +81,7 @@ def test_other_attacks_have_a_table_of_their_own(clean, attack):
 def test_auroc_is_scikit_learn_s(positives, negatives):
     positives, negatives = np.array(positives, float), np.array(negatives, float)
     truth = np.repeat([1, 0], [len(positives), len(negatives)])
-    value, low, high = evaluation.auroc(positives, negatives)
+    value, low, high = detection_rows.auroc(positives, negatives)
     expected = roc_auc_score(truth, np.concatenate([positives, negatives]))
     assert value == pytest.approx(expected)
     assert 0 <= low <= value + 1e-9 and value - 1e-9 <= high <= 1
@@ -92,6 +92,6 @@ def test_delong_s_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(400):
-        _, low, high = evaluation.auroc(rng.normal(1, 1, 60), rng.normal(0, 1, 80))
+        _, low, high = detection_rows.auroc(rng.normal(1, 1, 60), rng.normal(0, 1, 80))
         covered.append(low <= 0.7602 <= high)
     assert 0.91 <= np.mean(covered) <= 0.98

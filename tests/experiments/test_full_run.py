@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cmag_config, full_run
+from experiments import full_run
 from experiments.adaptive import config as adaptive_config
+from experiments.cmag import config as cmag_config
 from experiments.full_run import ALONE, Program
 from experiments.spt import config as spt_config
 

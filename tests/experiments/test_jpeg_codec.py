@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import attacks_jax
-from experiments import jpeg_codec
+from experiments.spt import jpeg_codec
 
 
 def random_images(*shape):

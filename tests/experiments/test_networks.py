@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from experiments import checkpoints, datasets, victims
+from experiments import datasets, victims
+from experiments.runtime import checkpoints
 from experiments.victims import adversarial, networks, training
 from experiments.victims.blocks import max_of_neighbours
 from experiments.victims.networks import AdversarialConfig, NetworkConfig

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import datasets, osd_encoder
+from experiments import datasets
+from experiments.spt import osd_encoder
 
 CONFIG = osd_encoder.EncoderConfig(dimensions=8, channels=(4, 4), epochs=1, batch_size=64)
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from experiments import attack_cases, benchmark_victims, parity, victims
-from experiments.attack_cases import Case
-from experiments.peers import Outcome
+from experiments import parity, victims
+from experiments.benchmark import cases as attack_cases
+from experiments.benchmark import victims as benchmark_victims
+from experiments.benchmark.cases import Case
+from experiments.benchmark.peers import Outcome
 
 SMALL = victims.VictimConfig((4, 8), dense=16, epochs=1, batch_size=200)
 CASES = [*attack_cases.parity("digits"), *attack_cases.speed("digits")]

@@ -6,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import attack_cases, benchmark_victims, parity, peers, victims
-from experiments.peers import Outcome
+from experiments import parity, victims
+from experiments.benchmark import cases as attack_cases
+from experiments.benchmark import peers
+from experiments.benchmark import victims as benchmark_victims
+from experiments.benchmark.peers import Outcome
 
 IMAGES = 40
 SLOW = 4  # images for peers that take the images one by one

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import report
+from experiments.report import __main__ as report
 
 ROW = {"table": "extra/auroc", "dataset": "mnist", "system": "CMAG", "attack": "FGSM",
        "strength": 0.1, "metric": "auroc", "value": 0.5, "n": 9, "paper": None}  # fmt: skip

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from experiments import datasets, program, victims
+from experiments import datasets, victims
 from experiments.datasets import Split
+from experiments.runtime import cli
 from experiments.spt import __main__ as spt
 from experiments.spt import adaptive, bookkeeping, buffer_tables, lab, natural, paper_values
 from experiments.spt.attacks import Spec
@@ -320,7 +321,7 @@ def test_an_interrupted_run_goes_on_where_it_was(finished, driven, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(lab, "drive", interrupted)
-        with pytest.raises(SystemExit, match="interrupted: the same"), program.errors_in_words():
+        with pytest.raises(SystemExit, match="interrupted: the same"), cli.errors_in_words():
             run(tmp_path)
     assert len(driven) == 1 and not (tmp_path / "run" / "results.json").exists()
     assert run(tmp_path) == rows
@@ -349,7 +350,7 @@ def test_a_wrong_option_is_explained_before_anything_runs(option, message, capsy
 
 def test_a_target_that_is_no_class_is_one_line(tmp_path):
     expected = "error: expected a target below 10, got 99"
-    with pytest.raises(SystemExit, match=expected), program.errors_in_words():
+    with pytest.raises(SystemExit, match=expected), cli.errors_in_words():
         run(tmp_path, "--target=99")
 
 

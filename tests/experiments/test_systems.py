@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cmag_jax import CMAGConfig, cmag
-from experiments import datasets, systems, victims
+from experiments import datasets, victims
+from experiments.pipeline import detectors
 
 CONFIG = CMAGConfig(
     batch_size=200, fmr_epochs=1, lr_epochs=1, gr_epochs=1, fmr_width=4, lr_width=4, gr_width=8
@@ -32,7 +33,7 @@ def test_a_module_that_is_given_is_used_and_is_part_of_the_key(data, victim, tmp
     zeros = jax.tree.map(np.zeros_like, start.lr)
 
     def fitted(**given):
-        return systems.fit(
+        return detectors.fit(
             "CMAG", CONFIG, data, victim, seed=0, cache_dir=tmp_path,
             given={"fmr": start.fmr} | given,
         )  # fmt: skip

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cmag_jax import CMAGConfig, cmag
-from experiments import theorem
-from experiments.attacking import Attacked, AttackSpec
+from experiments.cmag import theorem
+from experiments.pipeline.attack_runs import Attacked, AttackSpec
 
 
 def images(*pixels) -> np.ndarray:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from experiments import checkpoints, datasets, victims
+from experiments import datasets, victims
+from experiments.runtime import checkpoints
 from experiments.victims import training
 
 CONFIG = victims.VictimConfig((4, 8), dense=16, epochs=3, batch_size=100, max_shift=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from experiments import jpeg_codec
+from experiments.spt import jpeg_codec
 from spt_jax._filters import jpeg, median_smooth
 
 jitted_jpeg = jax.jit(jpeg, static_argnums=(1, 2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import spt_jax
-from experiments import checkpoints
+from experiments.runtime import checkpoints
 from tests.spt_jax import toys
 
 STREAM = toys.streams(11, 1, 24, stay=0.85)[0]

@@ -1,0 +1,52 @@
+"""Cases that a program has finished: an interrupted run goes on with the others."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attacks_jax
+from experiments.benchmark.cases import Case
+from experiments.datasets import DataError
+from experiments.runtime import cache, results
+from experiments.runtime.results import Row
+
+
+def rows(
+    folder: Path, case: Case, compute: Callable[[], list[Row]], **determines: Any
+) -> list[Row]:
+    """The case's rows: from folder/cases, or computed and written there the first time.
+
+    Args:
+      folder: the run's.
+      case: the attack, which is part of what determines the rows, as is the code of attacks_jax.
+      compute: measures the case.
+      determines: what else the rows depend on (`cache.key`).
+    """
+    key = cache.key(case=_plain(case), code=_code(), **determines)
+    kept = folder / "cases" / f"{case.name.replace(' ', '-')}-{key}.json"
+    if kept.exists():
+        try:
+            return [Row(**row) for row in results.read(kept)["rows"]]
+        except DataError as error:
+            cache.warn_of_damage(kept, error)
+    measured = compute()
+    results.write_json(kept, {"rows": [dataclasses.asdict(row) for row in measured]})
+    return [
+        Row(**row) for row in results.read(kept)["rows"]
+    ]  # as a run that goes on will have them
+
+
+def _plain(case: Case) -> dict[str, Any]:
+    """The case as a cache key takes it: a loss by its name."""
+    options = {k: getattr(v, "__name__", v) for k, v in case.options.items()}
+    return dataclasses.asdict(dataclasses.replace(case, options=options))
+
+
+def _code() -> str:
+    """A hash of the library: figures are of the code that made them."""
+    sha = hashlib.sha256()
+    for file in sorted(Path(attacks_jax.__file__).parent.glob("*.py")):
+        sha.update(file.read_bytes())
+    return sha.hexdigest()[:12]

@@ -1,0 +1,13 @@
+"""The classifiers that `parity` and `benchmark` attack: CMAG's, and one for CIFAR-10."""
+
+from experiments.cmag import config as cmag_config
+from experiments.victims import VictimConfig
+
+CONFIGS = {
+    **cmag_config.VICTIMS,
+    "cifar10": VictimConfig((16, 32, 64), convolutions=2, dropout=0.3, max_shift=2, epochs=8),
+}
+
+# A VGG of six convolutions without batch normalisation (which the torch twin lacks): what an attack
+# costs where the network's own passes cost most of it. For a GPU: hours on two cores.
+VGG = VictimConfig((64, 128, 256), convolutions=2, dense=512, max_shift=2, epochs=5)

@@ -1,0 +1,281 @@
+"""What a run of `python -m experiments.cmag` can be told, and what its presets say."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cmag_jax import CMAG_PLUS, CMAGConfig
+from cmag_jax.defense_gan import DefenseGANConfig
+from cmag_jax.feature_squeezing import FeatureSqueezingConfig
+from cmag_jax.magnet import MAGNET_COLOUR, MagNetConfig
+from experiments import victims
+from experiments.cmag import paper_values
+from experiments.pipeline.attack_runs import AttackSpec
+from experiments.pipeline.detectors import Choice, System, SystemName, chosen, slug
+from experiments.runtime import checks, cli
+
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb"]
+Preset = Literal["quick", "paper"]
+
+
+# The widths of each system's networks. A wider layer than this is a mistake in the number of zeros.
+WIDTHS = {
+    "cmag": ("fmr_width", "lr_width", "gr_width"),
+    "cmag_plus": ("fmr_width", "lr_width", "gr_width"),
+    "magnet": ("width",),
+    "defense_gan": ("generator_width", "critic_width", "latent_size"),
+}
+MOST_WIDTH = 16_384
+
+
+@dataclass(frozen=True)
+class CWConfig:
+    """Carlini and Wagner's l2 attack; the defaults are those of their paper but for the steps."""
+
+    num_steps: int = 1000  # a round; theirs: 10,000, of which an example seldom uses a tenth
+    step_size: float = 0.01
+    binary_search_steps: int = 9
+    initial_const: float = 1e-3
+    abort_early: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run, and where it reads and writes."""
+
+    dataset: DatasetName = "digits"
+    preset: Preset = "quick"  # what the other options default to: minutes on a CPU, or the paper
+    systems: tuple[Choice, ...] = ("CMAG", "CMAG+")
+    seed: int = 0
+    output_dir: Path | None = None  # the run folder; runs/cmag-DATASET-PRESET-seedSEED by default
+    cache_dir: Path = Path("runs/cache")  # trained victims, fitted detectors, attacked images
+    data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
+    manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
+    fgsm_eps: tuple[float, ...] = paper_values.FGSM_EPS  # none: no FGSM
+    cw_confidence: tuple[float, ...] = (0.0, *paper_values.CW_CONFIDENCE)  # none: no CW
+    fgsm_images: int = 10_000  # test images attacked, of those classified rightly
+    cw_images: int = 1000
+    other_images: int = 200  # under every other attack of attacks_jax, with --systems=all
+    hardened_images: int = 100  # under each attack of tables 3-7, on eq. 11's victim
+    # At most, of each kind, that Defense-GAN scores, which takes its time; other attacks: none.
+    slow_images: int = 500
+    attack_batch: int = 200  # images attacked at a time; section 4.1
+    victim: victims.VictimConfig = field(default_factory=victims.VictimConfig)
+    cmag: CMAGConfig = field(default_factory=CMAGConfig)
+    cmag_plus: CMAGConfig = field(default_factory=lambda: CMAG_PLUS)
+    magnet: MagNetConfig = field(default_factory=MagNetConfig)
+    defense_gan: DefenseGANConfig = field(default_factory=DefenseGANConfig)
+    feature_squeezing: FeatureSqueezingConfig = field(default_factory=FeatureSqueezingConfig)
+    cw: CWConfig = field(default_factory=CWConfig)
+
+    def __post_init__(self) -> None:
+        checks.seeds(self.seed)
+        images = ("fgsm_images", "cw_images", "hardened_images", "slow_images")
+        checks.counts(self, *images, "attack_batch")
+        checks.counts(self, "other_images", least=0)
+        checks.some(self, "systems")
+        checks.different(self, "fgsm_eps", "cw_confidence")
+        if not specs(self) and not (self.whole and self.other_images):
+            raise ValueError(
+                "expected a strength in fgsm_eps or cw_confidence to attack with, got none"
+            )
+        for spec in (*specs(self), *other_specs(self)):
+            spec.make()  # refuses what the attack can't be, before anything is trained
+        for system in (self.cmag, self.cmag_plus, self.magnet, self.defense_gan):
+            checks.above_zero(system, "learning_rate", most=1)
+        for cascade in (self.cmag, self.cmag_plus):
+            checks.above_zero(cascade, "final_rate", most=1)
+        for name, widths in WIDTHS.items():
+            checks.counts(getattr(self, name), *widths, most=MOST_WIDTH)
+
+    @property
+    def chosen(self) -> tuple[SystemName, ...]:
+        """The systems' names, in the tables' order."""
+        return chosen(self.systems)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that the paper and the field ask for is made: other attacks, the ablation,
+        theorem 1."""
+        return "all" in self.systems
+
+    def most(self, system: System) -> int | None:
+        """How many images of a kind the system scores at most; None: all."""
+        return self.slow_images if system.slow else None
+
+    def of_system(self, name: SystemName) -> Any:
+        """The configuration of a system."""
+        return getattr(self, slug(name).replace("+", "_plus").replace("-", "_"))
+
+
+VICTIMS = {
+    "digits": victims.VictimConfig((16, 32), epochs=30, batch_size=32, max_shift=2),
+    "mnist": victims.VictimConfig((16, 32), epochs=6, dropout=0.3),
+    "fashion_mnist": victims.VictimConfig((16, 32), epochs=8, dropout=0.3),
+    "gtsrb": victims.VictimConfig((24, 48), dense=192, standardise=True, max_shift=2, epochs=16),
+}
+PAPER_VICTIMS = {
+    "digits": VICTIMS["digits"],
+    "mnist": victims.VictimConfig((32, 64), epochs=20),
+    "fashion_mnist": victims.VictimConfig((32, 64), epochs=20),
+    "gtsrb": victims.VictimConfig((64, 128), dense=512, standardise=True, max_shift=2, epochs=40),
+}
+# Small batches make more of few epochs; the paper's 2,000 needs a hundred.
+QUICK_CW = CWConfig(num_steps=200, step_size=0.05, binary_search_steps=5, initial_const=1.0)
+FMR_EPOCHS = {"digits": 60, "mnist": 5, "fashion_mnist": 16, "gtsrb": 16}  # of CMAG and CMAG+
+MAGNET_EPOCHS = {"digits": 60, "mnist": 10, "fashion_mnist": 10, "gtsrb": 8}
+GAN_EPOCHS = {"digits": 30, "mnist": 4, "fashion_mnist": 5, "gtsrb": 5}
+# 1 bit leaves nothing of a coat or a road sign.
+SQUEEZERS = {"digits": (1,), "mnist": (1,), "fashion_mnist": (5,), "gtsrb": (5,)}
+QUICK_GAN = DefenseGANConfig(
+    generator_width=16,
+    critic_width=16,
+    latent_size=64,
+    learning_rate=1e-3,
+    final_rate=0.05,
+    batch_size=64,
+)
+
+
+def quick_cmag(dataset: str) -> CMAGConfig:
+    """CMAG in minutes on two cores."""
+    digits = dataset == "digits"
+    return CMAGConfig(
+        batch_size=50 if digits else 250,
+        fmr_epochs=FMR_EPOCHS[dataset],
+        lr_epochs=10 if digits else 2,
+        gr_epochs=30 if digits else 12,
+        fmr_width=64,
+    )
+
+
+def quick_cmag_plus(dataset: str) -> CMAGConfig:
+    """CMAG+ likewise."""
+    digits = dataset == "digits"
+    return dataclasses.replace(
+        CMAG_PLUS,
+        batch_size=50 if digits else 250,
+        fmr_epochs=FMR_EPOCHS[dataset],
+        lr_epochs=10 if digits else 3,
+        gr_epochs=30 if digits else 8,
+        fmr_width=64,
+    )
+
+
+def quick_magnet(dataset: str) -> MagNetConfig:
+    """MagNet likewise: four times the paper's steps an epoch, at twice its rate."""
+    return dataclasses.replace(
+        paper_magnet(dataset), batch_size=64, learning_rate=2e-3, epochs=MAGNET_EPOCHS[dataset]
+    )
+
+
+def paper_magnet(dataset: str) -> MagNetConfig:
+    return MAGNET_COLOUR if dataset == "gtsrb" else MagNetConfig()
+
+
+def preset(name: Preset, dataset: DatasetName) -> Config:
+    """The options that a preset stands for."""
+    squeezing = FeatureSqueezingConfig(bits=SQUEEZERS[dataset])
+    if name == "paper":
+        small = dataset == "digits"
+        return Config(
+            dataset,
+            name,
+            victim=PAPER_VICTIMS[dataset],
+            cmag=quick_cmag(dataset) if small else CMAGConfig(),
+            cmag_plus=quick_cmag_plus(dataset) if small else CMAG_PLUS,
+            magnet=paper_magnet(dataset),
+            feature_squeezing=squeezing,
+        )
+    return Config(
+        dataset,
+        name,
+        fgsm_images=1000,
+        cw_images=200 if dataset == "digits" else 400,
+        other_images=50,
+        slow_images=100,
+        victim=VICTIMS[dataset],
+        cmag=quick_cmag(dataset),
+        cmag_plus=quick_cmag_plus(dataset),
+        magnet=quick_magnet(dataset),
+        defense_gan=dataclasses.replace(QUICK_GAN, epochs=GAN_EPOCHS[dataset]),
+        feature_squeezing=squeezing,
+        cw=QUICK_CW,
+    )
+
+
+def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
+    """The command line's configuration: the preset's, with what is given changed."""
+    choices: dict[str, tuple[str, tuple]] = {
+        "preset": ("quick", get_args(Preset)),
+        "dataset": ("digits", tuple(VICTIMS)),
+    }
+    return cli.parse(
+        Config,
+        preset,
+        choices,
+        arguments,
+        prog="python -m experiments.cmag",
+        description=description,
+    )
+
+
+def specs(config: Config) -> list[AttackSpec]:
+    """The attacks of tables 3-7, in the tables' order."""
+    options = tuple(dataclasses.asdict(config.cw).items())
+    fgsm = [AttackSpec("FGSM", float(eps)) for eps in config.fgsm_eps]
+    return fgsm + [AttackSpec("CW-l2", float(k), options) for k in config.cw_confidence]
+
+
+HARDENED_EPS = {"digits": 0.2, "mnist": 0.3, "fashion_mnist": 0.1, "gtsrb": 0.03}
+
+
+def hardened(config: Config) -> victims.HardenedConfig:
+    """The run's victim, trained against attacks: eq. 11. In the quick preset for half as long, by
+    FGSM from a random start, which is PGD of one step."""
+    eps = HARDENED_EPS[config.dataset]
+    steps = 1 if config.preset == "quick" else 7
+    length = 1.25 * eps if steps == 1 else eps / 4
+    options = {f.name: getattr(config.victim, f.name) for f in dataclasses.fields(config.victim)}
+    if steps == 1:
+        options["epochs"] = max(options["epochs"] // 2, 1)
+    attack = victims.AdversarialConfig(eps=eps, step_size=length, num_steps=steps)
+    return victims.HardenedConfig(**options, adversarial=attack)
+
+
+# In l-infinity and in l2: usual on grey images of 28x28 pixels, and on small colour images.
+OTHER_EPS = {"gtsrb": (8 / 255, 0.5)}
+GREY_EPS = (0.2, 1.5)
+
+
+def other_specs(config: Config) -> list[AttackSpec]:
+    """Every other attack of attacks_jax, at its usual strength; shortened in the quick preset."""
+    eps, eps_l2 = OTHER_EPS.get(config.dataset, GREY_EPS)
+    quick = config.preset == "quick"
+    cw = dataclasses.asdict(config.cw)
+    shrinking = {"num_steps": 100, "step_size": 0.05} if quick else {}
+    step: dict[str, float] = {"step_size": eps / 10, "num_steps": 20}
+    pixels = {"population": 200, "generations": 20} if quick else {}
+    table: list[tuple[str, float, dict[str, Any]]] = [
+        ("least likely", eps, {}),
+        ("BIM", eps, step),
+        ("PGD", eps, step | {"num_steps": 40}),
+        ("PGD-l2", eps_l2, {"norm": "l2", "step_size": eps_l2 / 10, "num_steps": 40}),
+        ("MI-FGSM", eps, step),
+        ("APGD", eps, {"num_steps": 50 if quick else 100}),
+        ("AutoAttack", eps, {"num_steps": 20, "num_queries": 500} if quick else {}),
+        ("DeepFool", 0.02, {}),
+        ("EAD", 0.0, cw | {"beta": 0.01}),
+        ("CW-l0", 0.0, shrinking),
+        ("CW-linf", 0.0, shrinking),
+        ("JSMA", 0.145, {}),
+        ("few pixels", 5, pixels),
+        ("patch", 8, {"num_steps": 200} if quick else {}),
+        ("ATN", 10.0, {"num_steps": 300} if quick else {}),
+        ("NES", eps, {"num_steps": 100 if quick else 10_000}),
+        ("Square", eps, {"num_steps": 500 if quick else 5000, "p_init": 0.8}),
+        ("Boundary", 0.01, {"num_steps": 1000 if quick else 25_000}),
+        ("HopSkipJump", 1.0, {"num_steps": 1000}),
+    ]
+    return [AttackSpec(name, strength, tuple(o.items())) for name, strength, o in table]

@@ -1,0 +1,144 @@
+"""How a program is told what to do, and how it ends when it can't go on."""
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import tyro
+
+from experiments.datasets import DataError
+from experiments.runtime import cache
+
+Config = TypeVar("Config")
+PROBE_BYTES = 2**16  # written to see whether a disk is full
+GO_ON = "the same command goes on from what is in the cache"
+# What an error of the system asks for, where its own words don't say.
+REMEDIES = {
+    errno.ENOSPC: f"make room on that disk: {GO_ON}",
+    errno.EDQUOT: f"make room under your quota: {GO_ON}",
+    errno.EROFS: "name another folder",
+    errno.EACCES: "give yourself the right to, or name another folder",
+    errno.EPERM: "give yourself the right to, or name another folder",
+    errno.ENOTDIR: "name a folder that is one, or can be made",
+    errno.EEXIST: "name a folder that is one, or can be made",
+    errno.EISDIR: "name a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+
+
+def parse(
+    kind: type[Config],
+    preset: Callable[..., Config],
+    choices: Mapping[str, tuple[str, Sequence[Any]]],
+    arguments: list[str] | None,
+    *,
+    prog: str,
+    description: str | None,
+) -> Config:
+    """The command line's configuration: the preset's, with what is given changed.
+
+    Args:
+      preset: makes the default configuration from the choices, in their order.
+      choices: an option that decides on the preset -> (what it is by default, what it may be).
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, (default, _) in choices.items():
+        # Without its value, and of what is not known, tyro explains what is wrong.
+        early.add_argument(f"--{name}", default=default, nargs="?")
+    chosen = vars(early.parse_known_args(arguments)[0])
+    known = all(chosen[name] in values for name, (_, values) in choices.items())
+    start = preset(*(chosen[name] for name in choices)) if known else kind()
+    return tyro.cli(kind, args=arguments, default=start, prog=prog, description=description)
+
+
+def prepare_folders(output_dir: Path, cache_dir: Path | None = None) -> None:
+    """Sees, before anything is computed, that the folders can be written to, and sweeps from the
+    cache what killed programs left half-written.
+
+    Raises:
+      DataError: one that can't be made, or written to: a file in its place, a missing right, a
+        full disk.
+    """
+    for option, folder in (("--output-dir", output_dir), ("--cache-dir", cache_dir)):
+        if folder is not None:
+            check_writable(option, folder)
+    if cache_dir is not None:
+        for pattern in (
+            f"{cache.PARTIAL}*",
+            f"*/{cache.PARTIAL}*",
+        ):  # no deeper: it may be anyone's
+            cache.sweep(cache_dir, pattern)
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Makes the folder, if it isn't there, and raises a DataError where it can't be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "name another folder")
+        raise DataError(
+            f"can't write to {folder}, which is to be {option}: {error.strerror or error}; {remedy}"
+        ) from error
+
+
+@contextlib.contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Ends the process with one line, not with a traceback, where the user has to act. What nobody
+    expected keeps its traceback."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: {GO_ON}")
+    except BrokenPipeError:  # `| head`: Python would complain once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        words = in_words(error)
+        if words is None:
+            raise
+        sys.exit(f"error: {' '.join(words.splitlines())}")
+
+
+@contextlib.contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Says which options are at fault where a library refuses what it is given, or what came of
+    it: its ValueErrors become DataErrors.
+
+        with program.blaming("--cmag.*"):
+            systems.fit(...)
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"{error}; change {what}") from error
+
+
+def in_words(error: BaseException) -> str | None:
+    """What a user is told of the error, or None where it is not the user's to mend."""
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        remedy = REMEDIES.get(error.errno)
+        return f"{where}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
+    full = os.strerror(errno.ENOSPC)
+    if full in str(error):  # as TensorStore puts it, in an error of its own
+        return f"{str(error)[:300]}; {REMEDIES[errno.ENOSPC]}"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    ):
+        return (
+            f"out of memory ({str(error)[:300] or 'no more to be had'}); ask for smaller networks"
+            f" or batches, or for fewer images: {GO_ON}"
+        )
+    return None

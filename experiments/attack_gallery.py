@@ -58,5 +58,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(tyro.cli(Config, prog="python -m experiments.attack_gallery", description=__doc__))

@@ -24,8 +24,7 @@ from typing import Literal, NamedTuple
 import tyro
 
 from experiments.datasets import DataError
-from experiments.runtime import checks, results
-from experiments.runtime.cli import check_writable, errors_in_words
+from experiments.runtime import checks, cli, results
 from experiments.spt.config import ALL
 from experiments.spt.config import Table as SPTTable
 
@@ -75,9 +74,9 @@ class Config:
 def main(config: Config) -> int:
     """The exit status: 0, LEFT_TO_DO, or that of the first program that failed, which the others
     are not kept from running by."""
-    check_writable("--runs-dir", config.runs_dir)
+    cli.check_writable("--runs-dir", config.runs_dir)
     if config.collect_dir is not None:
-        check_writable("--collect-dir", config.collect_dir)
+        cli.check_writable("--collect-dir", config.collect_dir)
     deadline = time.monotonic() + 60 * config.minutes
     programs = list(plan(config))
     waiting: list[Program] = []
@@ -251,6 +250,6 @@ def _collect(config: Config, program: Program) -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_words():
+    with cli.program():
         given = tyro.cli(Config, prog="python -m experiments.full_run", description=__doc__)
         sys.exit(main(given))

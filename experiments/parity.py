@@ -39,7 +39,7 @@ GRAIN = 0.02  # the most that is added to a pixel of the images
 @dataclass(frozen=True)
 class Config:
     dataset: Literal["digits", "mnist", "cifar10"] = "digits"
-    images: int = 100  # attacked; fewer by peers that are slow (experiments/attack_cases.py)
+    images: int = 100  # attacked; fewer by peers that are slow (experiments/benchmark/cases.py)
     only: tuple[str, ...] = ()  # attacks, as the table names them; all by default
     seed: int = 0
     output_dir: Path | None = None
@@ -212,5 +212,5 @@ def table(rows: list[Row]) -> Table:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(tyro.cli(Config, prog="python -m experiments.parity", description=__doc__))

@@ -39,5 +39,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(tyro.cli(Config, prog="python -m experiments.prepare", description=__doc__))

@@ -66,5 +66,5 @@ def printed(command: str) -> str:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         tyro.cli(main, prog="python -m experiments.refresh", description=__doc__)

@@ -77,5 +77,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(tyro.cli(Config, prog="python -m experiments.rounding", description=__doc__))

@@ -248,5 +248,5 @@ def draw(path: Path, title: str, images: Images, slopes: Slopes) -> None:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(tyro.cli(Config, prog="python -m experiments.ssim_autoencoder", description=__doc__))

@@ -63,5 +63,5 @@ def main(config: Config, base: cmag_config.Config | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(parse(description=__doc__))

@@ -114,5 +114,5 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path) -> None:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         tyro.cli(main, prog="python -m experiments.adaptive.figures", description=__doc__)

@@ -108,5 +108,5 @@ def _attacks(config: Config, folder: Path, data: datasets.Dataset) -> list[resul
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(tyro.cli(Config, prog="python -m experiments.benchmark", description=__doc__))

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import attacks_jax
-from experiments.benchmark import case_cache, peers, timing
+from experiments.benchmark import case_cache, figures, peers, timing
 from experiments.benchmark import cases as attack_cases
 from experiments.benchmark.cases import Case, distortion
 from experiments.benchmark.peers import Outcome
 from experiments.datasets import Dataset, Split
 from experiments.pipeline import attack_runs
-from experiments.report import figures
 from experiments.runtime import progress
 from experiments.runtime.results import Row
 from experiments.victims import CNN, Victim

@@ -289,5 +289,5 @@ def _say(folder: Path, config: Config, clock: results.Stopwatch) -> None:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(parse(description=__doc__))

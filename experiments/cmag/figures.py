@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cmag_jax import cmag
-from experiments.cmag import paper_values
+from experiments.cmag import curves, paper_values
 from experiments.cmag.detection_rows import Clean, Scored
 from experiments.datasets import Dataset
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
@@ -63,12 +63,12 @@ def draw(
             folder / f"{kind}-{slug(name)}.png" for kind in ("scores", "roc", "losses")
         )
         test, validation = outcome.clean.test, outcome.clean.validation
-        figures.histograms(scores, test, of_paper, outcome.limits)
+        curves.histograms(scores, test, of_paper, outcome.limits)
         pictures[f"{name}: scores of clean test images and of adversarial ones"] = scores
-        figures.roc(roc, test, validation, of_paper)
+        curves.roc(roc, test, validation, of_paper)
         pictures[f"{name}: ROC of the decision over all its scores"] = roc
         if outcome.system.losses:
-            figures.losses(losses, outcome.system.losses)
+            curves.losses(losses, outcome.system.losses)
             pictures[f"{name}: training losses"] = losses
     return pictures
 

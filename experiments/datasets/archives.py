@@ -15,6 +15,8 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
+from experiments.runtime.errors import DataError as DataError
+
 NETWORK_TIMEOUT = 3.0  # seconds to wait for a publisher's server before saying it is out of reach
 GZIP = b"\x1f\x8b"
 # What the readers of each layer raise when it is damaged, crafted or of a kind they can't read.
@@ -22,10 +24,6 @@ DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error),
     *(RuntimeError, ValueError, OverflowError, struct.error),
 )
-
-
-class DataError(Exception):
-    """A data set that is missing or damaged: the message names what, where, and the remedy."""
 
 
 @contextlib.contextmanager

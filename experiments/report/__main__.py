@@ -304,5 +304,5 @@ on {{ provenance.device }}. {{ note }}</p>
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         tyro.cli(main, prog="python -m experiments.report", description=__doc__)

@@ -1,4 +1,4 @@
-"""Pictures of a run: what people look at before they read."""
+"""Pictures as PNG files: images side by side, and whatever else matplotlib has drawn."""
 
 from pathlib import Path
 
@@ -6,15 +6,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.cmag import detection_rows
-from experiments.cmag.detection_rows import Scored
-from experiments.pipeline.detectors import Scores
 from experiments.runtime import cache
-from experiments.runtime.results import Row
 
 matplotlib.use("Agg")  # files only: a screen may be missing
-
-SCORE_TITLES = {"ssim": "1 - SSIM(x, x')", "l2": "||x - x'||", "pixels": "pixels rebuilt wrongly"}
 
 
 def gallery(path: Path, title: str, columns: dict[str, np.ndarray]) -> None:
@@ -28,95 +22,6 @@ def gallery(path: Path, title: str, columns: dict[str, np.ndarray]) -> None:
             axes[row, column].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
             axes[row, column].axis("off")
     figure.suptitle(title, fontsize=10)
-    save(figure, path)
-
-
-def histograms(
-    path: Path, clean: Scores, attacks: list[Scored], limits: dict[str, dict[str, float]]
-) -> None:
-    """Scores of clean and adversarial images, one panel an attack and score, with thresholds."""
-    made = [attack for attack in attacks if attack.n]
-    figure = Figure(
-        figsize=(3.5 * max(len(clean), 2), 1.5 * max(len(made), 1) + 0.8), layout="constrained"
-    )
-    axes = figure.subplots(max(len(made), 1), len(clean), squeeze=False, sharex="col")
-    colours = ("black", "tab:red", "tab:orange", "tab:olive")
-    for column, (name, clean_scores) in enumerate(clean.items()):
-        everything = [clean_scores, *(attack.scores[name] for attack in made)]
-        bins = np.linspace(min(s.min() for s in everything), max(s.max() for s in everything), 60)
-        for row, attack in enumerate(made):
-            panel = axes[row, column]
-            panel.hist(clean_scores, bins, density=True, alpha=0.6, label="clean")
-            panel.hist(attack.scores[name], bins, density=True, alpha=0.6, label="adversarial")
-            for (rule, limit), colour in zip(limits.items(), colours, strict=False):
-                panel.axvline(limit[name], color=colour, linewidth=1, label=rule)
-            panel.set_yticks([])
-            panel.set_ylabel(f"{attack.attack.name} {attack.attack.strength:g}", fontsize=8)
-        axes[-1, column].set_xlabel(SCORE_TITLES.get(name, name))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8)
-    save(figure, path)
-
-
-def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) -> None:
-    """The ROC of the decision over all scores; false positives on a logarithmic axis, since
-    what matters is far to the left."""
-    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
-    panel = figure.subplots()
-    for attack in attacks:
-        if attack.n:
-            pair = detection_rows.pooled(attack.scores, clean, validation, "any")
-            fpr, tpr = detection_rows.roc(*pair)
-            area, *_ = detection_rows.auroc(*pair)
-            label = f"{attack.attack.name} {attack.attack.strength:g} (AUROC {area:.3f})"
-            panel.plot(np.maximum(fpr, 1e-4), tpr, label=label, linewidth=1.3)
-    for nominal in detection_rows.FPRS:
-        panel.axvline(nominal, color="gray", linewidth=0.6, linestyle=":")
-    panel.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02))
-    panel.set(xlabel="share of clean images flagged", ylabel="share of adversarial images flagged")
-    if panel.lines:
-        panel.legend(fontsize=8)
-    save(figure, path)
-
-
-def losses(path: Path, curves: dict[str, np.ndarray]) -> None:
-    """Mean training loss by epoch, one line a module."""
-    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
-    panel = figure.subplots()
-    for name, values in curves.items():
-        panel.plot(np.arange(1, len(values) + 1), values, label=name, marker=".")
-    positive = all(np.nanmin(values) > 0 for values in curves.values())  # a critic's is not
-    scale = "log" if positive else "linear"
-    panel.set(xlabel="epoch", ylabel="mean loss", yscale=scale)
-    panel.legend()
-    save(figure, path)
-
-
-def speed(path: Path, rows: list[Row]) -> None:
-    """A benchmark's ratios: how many times faster than each peer, and how far from the floor."""
-    attacks = list(dict.fromkeys(row.attack for row in rows))
-    of_peer = "times_faster_than:"
-    metrics = [m for m in dict.fromkeys(row.metric for row in rows) if m.startswith(of_peer)]
-    panels = {"times faster than each peer": metrics, "time over the floor": ["ratio_to_floor"]}
-    shown = {title: names for title, names in panels.items() if names}
-    figure = Figure(figsize=(1.1 * len(attacks) + 2, 2.8 * len(shown)), layout="constrained")
-    axes = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
-    for panel, (title, names) in zip(axes, shown.items(), strict=True):
-        width = 0.8 / len(names)
-        for i, metric in enumerate(names):
-            ratios = {row.attack: row.value for row in rows if row.metric == metric}
-            at = [attacks.index(attack) + (i - (len(names) - 1) / 2) * width for attack in ratios]
-            heights = [ratio - 1 for ratio in ratios.values()]  # up from 1, or down
-            name = metric.removeprefix(of_peer)
-            bars = panel.bar(at, heights, width, bottom=1, label=name)
-            panel.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios.values()], fontsize=7)
-        panel.axhline(1, color="black", linewidth=0.8)
-        panel.set(yscale="log", ylabel=title)
-        panel.margins(y=0.15)
-        if len(names) > 1:
-            panel.legend(fontsize=8)
-    axes[-1].set_xticks(range(len(attacks)), attacks, rotation=20, ha="right", fontsize=8)
     save(figure, path)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.datasets import DataError
 from experiments.runtime import cache
+from experiments.runtime.errors import DataError
 
 
 def save(path: Path, tree: Any) -> None:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import jax
 import tyro
 
-from experiments.datasets import DataError
-from experiments.runtime import cache
+from experiments.runtime import cache, xla
+from experiments.runtime.errors import DataError
 
 Config = TypeVar("Config")
 PROBE_BYTES = 2**16  # written to see whether a disk is full
@@ -91,9 +91,11 @@ def check_writable(option: str, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def errors_in_words() -> Iterator[None]:
-    """Ends the process with one line, not with a traceback, where the user has to act. What nobody
-    expected keeps its traceback."""
+def program() -> Iterator[None]:
+    """What every program's main runs in. It sets XLA's flags and the allocator (`xla`), and ends
+    the process with one line, not with a traceback, where the user has to act. An unexpected
+    error keeps its traceback."""
+    xla.tune_process()
     try:
         yield
         sys.stdout.flush()

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 import psutil
 
-from experiments.datasets import DataError
 from experiments.runtime import cache
+from experiments.runtime.errors import DataError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy")
 PEERS = ("torch", "foolbox", "adversarial-robustness-toolbox", "torchattacks")

@@ -6,6 +6,8 @@ import importlib.metadata
 import os
 import sys
 
+import jax
+
 # jaxlib 0.10.2 alone sends some convolutions to YNNPACK, 3 to 5 times slower than Eigen. Other
 # versions may not know the flag, and an unknown flag aborts the process.
 YNNPACK_OFF = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
@@ -19,7 +21,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def tune_process() -> None:
-    """Idempotent; without effect once jax has started its backend."""
+    """Sets them. Called by a program's main, before its first computation: once jax has started its
+    backend, the flags have no effect. Calling it again changes nothing."""
     flags = [DETERMINISTIC]
     if importlib.metadata.version("jaxlib") == "0.10.2":
         flags.append(YNNPACK_OFF)
@@ -27,7 +30,9 @@ def tune_process() -> None:
     missing = [flag for flag in flags if flag.split("=")[0] not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
     # Full float32 products: the TF32 of recent GPUs blurs the margins that attacks end on.
-    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # for processes that are started
+        jax.config.update("jax_default_matmul_precision", "highest")
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:

@@ -97,5 +97,5 @@ def _has_faces(config: Config) -> bool:
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
+    with cli.program():
         main(parse(description=__doc__))

@@ -196,16 +196,16 @@ attack_gallery --images=0
 attack_gallery --images=-1
 attack_gallery --images=1000000000
 attack_gallery --output-dir=FILE
-zoo
-zoo cifar10-alexnet
-zoo cifar10-resnet cifar10-resnet
-zoo cifar10-resnet --seed=4294967296
-zoo cifar10-resnet --epochs=0
-zoo cifar10-resnet --seconds=nan
-zoo cifar10-resnet --seconds=-1
-zoo cifar10-resnet --attacked-images=-1
-zoo cifar10-resnet --output-dir=FILE
-zoo cifar10-resnet --evaluate --output-dir=DIR --cache-dir=DIR
+victims.zoo
+victims.zoo cifar10-alexnet
+victims.zoo cifar10-resnet cifar10-resnet
+victims.zoo cifar10-resnet --seed=4294967296
+victims.zoo cifar10-resnet --epochs=0
+victims.zoo cifar10-resnet --seconds=nan
+victims.zoo cifar10-resnet --seconds=-1
+victims.zoo cifar10-resnet --attacked-images=-1
+victims.zoo cifar10-resnet --output-dir=FILE
+victims.zoo cifar10-resnet --evaluate --output-dir=DIR --cache-dir=DIR
 prepare
 prepare --dataset=digits
 prepare --dataset=mnist --face-size 8 8

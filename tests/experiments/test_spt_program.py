@@ -321,7 +321,7 @@ def test_an_interrupted_run_goes_on_where_it_was(finished, driven, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(lab, "drive", interrupted)
-        with pytest.raises(SystemExit, match="interrupted: the same"), cli.errors_in_words():
+        with pytest.raises(SystemExit, match="interrupted: the same"), cli.program():
             run(tmp_path)
     assert len(driven) == 1 and not (tmp_path / "run" / "results.json").exists()
     assert run(tmp_path) == rows
@@ -350,7 +350,7 @@ def test_a_wrong_option_is_explained_before_anything_runs(option, message, capsy
 
 def test_a_target_that_is_no_class_is_one_line(tmp_path):
     expected = "error: expected a target below 10, got 99"
-    with pytest.raises(SystemExit, match=expected), cli.errors_in_words():
+    with pytest.raises(SystemExit, match=expected), cli.program():
         run(tmp_path, "--target=99")
 
 

@@ -17,7 +17,7 @@ from experiments.victims.networks import NetworkConfig
 from experiments.victims.recipe import Recipe
 from experiments.victims.training import Victim, bind
 
-FOLDER = Path(__file__).parents[2] / "zoo"
+FOLDER = Path(__file__).parents[3] / "zoo"
 CLASSES = {"cifar10": 10}
 
 # Trained without batch normalisation in dense layers: slower, or they diverge.

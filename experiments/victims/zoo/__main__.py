@@ -1,4 +1,4 @@
-"""Trains networks that are kept: `python -m experiments.zoo cifar10-resnet`
+"""Trains networks that are kept: `python -m experiments.victims.zoo cifar10-resnet`
 
 Each is written as NAME.npz (float16) with a NAME.json that says what it was trained by and how well
 it does. Without a GPU some of them take an hour on two cores; an interrupted training goes on with
@@ -107,5 +107,5 @@ def _under_attack(victim: Victim, data: Dataset, how: recipe.Recipe, most: int) 
 
 
 if __name__ == "__main__":
-    with cli.errors_in_words():
-        main(tyro.cli(Config, prog="python -m experiments.zoo", description=__doc__))
+    with cli.program():
+        main(tyro.cli(Config, prog="python -m experiments.victims.zoo", description=__doc__))

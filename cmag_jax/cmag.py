@@ -21,29 +21,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmag_jax import cascade
+from cmag_jax.cascade import CMAGParams as CMAGParams
+from cmag_jax.cascade import Reconstructions as Reconstructions
 from cmag_jax.cascade import (
-    CMAGParams,
-    Reconstructions,
     apply,
     distil,
     judge,
     judge_apart,
     look,
     modules,
-    rebuild,
 )
-from cmag_jax.cascade import (
-    combine as combine_reconstructions,
-)
+from cmag_jax.cascade import combine as combine_reconstructions
 from cmag_jax.cascade import init as init
 from cmag_jax.checks import check_images, of_none
 from cmag_jax.config import CMAG_PLUS as CMAG_PLUS
 from cmag_jax.config import CMAGConfig as CMAGConfig
+from cmag_jax.protocol import CleanImages, Losses
 from cmag_jax.rarity import tails
 from cmag_jax.scores import Evidence, context, drift, usual_of
 from cmag_jax.ssim import SSIM
+from cmag_jax.thresholds import Scores, Thresholds, check_finite
 from cmag_jax.thresholds import calibrate as calibrate
-from cmag_jax.thresholds import check_finite
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.training import train
@@ -53,6 +52,9 @@ from cmag_jax.victim import ready
 
 MODULES = ("fmr", "lr", "gr", "usual", "tails")  # in the order in which they are fitted
 FROM_HELD_OUT = ("tails",)  # those of them that are fitted to held-out images
+PAPER_RULE_ON: CleanImages = "training"  # algorithm 2
+CLASSIFIES_REBUILT = False
+SLOW = False
 LEAST_HELD_OUT = 20  # below which nothing is rarer than one in twenty; some thousand are better
 LOOK_BATCH = 1000  # training images that are looked at at a time: no result depends on it
 
@@ -93,18 +95,17 @@ def fit(
         which losses or scores are not finite.
     """
     check_images(images, at_least=1)
-    victim, images = (
-        ready(victim),
-        jnp.asarray(images),
-    )  # moved to the device once, not once a module
-    params, losses = init(key, victim, images, config or CMAGConfig()), {}
+    victim, images = ready(victim), jnp.asarray(images)  # moved to the device once
+    losses: Losses = {}
+    params = init(key, victim, images, config or CMAGConfig())
     if params.tails is not None:
         if held_out is None:
             raise ValueError("expected held_out images for the decision 'rarity', got none")
         check_images(held_out, params.image_shape, at_least=LEAST_HELD_OUT, what="held-out images")
     for name in MODULES:
         seen = held_out if name in FROM_HELD_OUT and held_out is not None else images
-        params, losses[name] = fit_module(name, key, victim, params, seen, on_epoch=on_epoch)
+        params, found = fit_module(name, key, victim, params, seen, on_epoch=on_epoch)
+        losses |= found
     return params, FitInfo(losses["fmr"], losses["lr"], losses["gr"])
 
 
@@ -116,15 +117,15 @@ def fit_module(
     images: Images,
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
-) -> tuple[CMAGParams, np.ndarray]:
+) -> tuple[CMAGParams, Losses]:
     """One module's part of `fit`, for a program that keeps each as it is finished: `fit` is
     `init` and then this for each of MODULES, in that order, with the same key; for those
     FROM_HELD_OUT with the held-out images.
 
     Returns:
-      The params with that module fitted, and its mean loss of each epoch. "usual", what the
-      score "drift" is on legitimate images, and "tails", how high all scores go on held-out ones,
-      are solved for, without epochs or losses.
+      The params with that module fitted, and {name: its mean loss of each epoch}. "usual", what
+      the score "drift" is on legitimate images, and "tails", how high all scores go on held-out
+      ones, are solved for, without epochs or losses.
 
     Raises:
       ValueError: another name; images that `fit` would not take.
@@ -136,7 +137,7 @@ def fit_module(
     victim, images = ready(victim), jnp.asarray(images)
     if name in ("usual", "tails"):
         solve = _fit_usual if name == "usual" else _fit_tails
-        return solve(victim, params, images), np.zeros(0, np.float32)
+        return solve(victim, params, images), {}
     config, epochs = params.config, getattr(params.config, f"{name}_epochs")
     # What a module sees stays the same all through its training: it is made once.
     data = (images, _each(_seen_by(name), victim, params, images))
@@ -152,7 +153,12 @@ def fit_module(
         final_rate=config.final_rate,
         on_epoch=lambda epoch, value: on_epoch(name, epoch, epochs, value),
     )
-    return dataclasses.replace(params, **{name: weights}), losses
+    return dataclasses.replace(params, **{name: weights}), {name: losses}
+
+
+def rebuild(victim: Victim, params: CMAGParams, images: Images) -> jax.Array:
+    """x', what GR makes of images: `reconstruct`'s `gr`. Jitted."""
+    return reconstruct(victim, params, images).gr
 
 
 def reconstruct(victim: Victim, params: CMAGParams, images: Images) -> Reconstructions:
@@ -178,6 +184,19 @@ def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.A
     """
     check_images(images, params.image_shape)
     return _asked(_score, victim, params, images)
+
+
+differentiable_score = score  # all of it has a gradient
+
+
+def paper_thresholds(params: CMAGParams, clean_scores: Scores) -> Thresholds:
+    """Algorithm 2: the largest score of each kind, given the scores of the training images."""
+    return calibrate(clean_scores, rule="worst-training-example")
+
+
+def surrogate(params: CMAGParams, *, search_steps: int, restarts: int) -> CMAGParams:
+    """The params: a score is cheap enough for an adaptive attack."""
+    return params
 
 
 def scores_apart(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
@@ -320,7 +339,7 @@ def _asked(function: Callable, victim: Victim, params: CMAGParams, images: Image
 
 @jax.jit
 def _reconstruct(victim, params, images) -> Reconstructions:
-    return Reconstructions(*rebuild(params, *victim(images)))
+    return Reconstructions(*cascade.rebuild(params, *victim(images)))
 
 
 _scores_apart = jax.jit(_judged_apart)

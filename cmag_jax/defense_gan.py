@@ -26,6 +26,8 @@ from jax import lax
 
 from cmag_jax import gan, reconstructors
 from cmag_jax.checks import check_above_zero, check_counts, check_images, check_number
+from cmag_jax.protocol import CleanImages, Losses
+from cmag_jax.thresholds import Scores, Thresholds
 from cmag_jax.thresholds import calibrate as calibrate
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.victim import Images as Images
@@ -77,6 +79,10 @@ class DefenseGANConfig:
 
 
 MODULES = ("gan",)
+FROM_HELD_OUT = ()
+PAPER_RULE_ON: CleanImages = "held-out"
+CLASSIFIES_REBUILT = True
+SLOW = True
 
 
 @jax.tree_util.register_dataclass
@@ -119,7 +125,8 @@ def fit(
     """
     check_images(images, at_least=1)
     params = init(key, victim, images, config or DefenseGANConfig())
-    return fit_module("gan", key, victim, params, images, on_epoch=on_epoch)
+    params, losses = fit_module("gan", key, victim, params, images, on_epoch=on_epoch)
+    return params, FitInfo(**losses)
 
 
 def fit_module(
@@ -130,9 +137,12 @@ def fit_module(
     images: Images,
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
-) -> tuple[DefenseGANParams, FitInfo]:
+) -> tuple[DefenseGANParams, Losses]:
     """One module's part of `fit`, for a program that keeps each as it is finished: `fit` is
     `init` and then this for "gan" with the same key.
+
+    Returns:
+      The params with the GAN trained, and the losses of `FitInfo` by name.
 
     Raises:
       ValueError: another name; images that `fit` would not take.
@@ -157,7 +167,7 @@ def fit_module(
         betas=(config.beta1, config.beta2),
         on_epoch=lambda epoch, value: on_epoch(name, epoch, config.epochs, value),
     )
-    return dataclasses.replace(params, gan=weights), FitInfo(*losses)
+    return dataclasses.replace(params, gan=weights), FitInfo(*losses)._asdict()
 
 
 def init(
@@ -249,6 +259,11 @@ def reconstruct(params: DefenseGANParams, images: Images) -> jax.Array:
     return _best(params, still_images, lax.stop_gradient(z))
 
 
+def rebuild(victim: Victim, params: DefenseGANParams, images: Images) -> jax.Array:
+    """`reconstruct`, as all detectors have it."""
+    return reconstruct(params, images)
+
+
 def score(victim: Victim, params: DefenseGANParams, images: Images) -> dict[str, jax.Array]:
     """How far images (B, H, W, C) float32 in [0, 1] are from what the generator can make
     (the paper squares it: the same decisions). The victim is not asked.
@@ -264,6 +279,23 @@ def score(victim: Victim, params: DefenseGANParams, images: Images) -> dict[str,
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     return {"l2": _distance(images, reconstruct(params, images))}
+
+
+differentiable_score = score  # z* is held constant
+
+
+def paper_thresholds(params: DefenseGANParams, clean_scores: Scores) -> Thresholds:
+    """The paper has no rule. The largest score of a held-out image stands in for it."""
+    return calibrate(clean_scores, rule="worst-training-example")
+
+
+def surrogate(params: DefenseGANParams, *, search_steps: int, restarts: int) -> DefenseGANParams:
+    """The same GAN with a shorter search from fewer starts, which has scores of its own: a whole
+    search at each step of an attack (200 steps from 10 starts) is out of reach."""
+    steps = min(search_steps, params.config.search_steps)
+    restarts = min(restarts, params.config.restarts)
+    config = dataclasses.replace(params.config, search_steps=steps, restarts=restarts)
+    return dataclasses.replace(params, starts=params.starts[:restarts], config=config)
 
 
 def _networks(params: DefenseGANParams) -> tuple[nn.Module, nn.Module]:

@@ -13,6 +13,7 @@ The paper's third kind, non-local means (section III-B, for CIFAR-10 and ImageNe
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ import numpy as np
 from jax import lax
 
 from cmag_jax.checks import check_images, check_sequence, of_none
+from cmag_jax.protocol import CleanImages, Losses
+from cmag_jax.thresholds import Scores, Thresholds
 from cmag_jax.thresholds import calibrate as calibrate
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
@@ -31,6 +34,11 @@ from cmag_jax.victim import Victim as Victim
 from cmag_jax.victim import ready
 
 MEDIAN_SIZES = (2, 3)  # pixels across the window; the paper's
+MODULES = FROM_HELD_OUT = ()  # nothing is learnt
+PAPER_RULE_ON: CleanImages = "held-out"
+CLASSIFIES_REBUILT = False
+SLOW = False
+PAPER_FPR = 0.05  # section V
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +100,29 @@ def init(
     return FeatureSqueezingParams(config, (height, width, channels))
 
 
+def fit_module(
+    name: str,
+    key: jax.Array,
+    victim: Victim,
+    params: FeatureSqueezingParams,
+    images: Images,
+    *,
+    on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
+) -> tuple[FeatureSqueezingParams, Losses]:
+    """There are no modules: as all detectors have it.
+
+    Raises:
+      ValueError: always.
+    """
+    raise ValueError(f"expected a module among {MODULES}, got {name!r}")
+
+
 def score(victim: Victim, params: FeatureSqueezingParams, images: Images) -> dict[str, jax.Array]:
     """How much squeezing changes what the victim makes of images (B, H, W, C) float32 in [0, 1].
     Jitted.
 
     Its gradient is the true one, to which bit depth contributes nothing through the squeezed
-    image, since rounding is flat; an attacker wants `approximate_score`.
+    image, since rounding is flat; an attacker wants `differentiable_score`.
 
     Returns:
       "l1" (B,): the largest ||softmax(z(x)) - softmax(z(squeezed x))||_1 over the squeezers, in
@@ -109,12 +134,36 @@ def score(victim: Victim, params: FeatureSqueezingParams, images: Images) -> dic
     return _checked_score(victim, params, images, straight_through=False)
 
 
-def approximate_score(
+def differentiable_score(
     victim: Victim, params: FeatureSqueezingParams, images: Images
 ) -> dict[str, jax.Array]:
     """`score`, with the same values but another gradient: backwards, rounding is the identity
     (BPDA of Athalye, Carlini and Wagner, 2018, section 4.1). For adaptive attackers. Jitted."""
     return _checked_score(victim, params, images, straight_through=True)
+
+
+def approximate_score(
+    victim: Victim, params: FeatureSqueezingParams, images: Images
+) -> dict[str, jax.Array]:
+    """Deprecated: the old name of `differentiable_score`."""
+    warnings.warn("approximate_score is now differentiable_score", DeprecationWarning, stacklevel=2)
+    return differentiable_score(victim, params, images)
+
+
+def paper_thresholds(params: FeatureSqueezingParams, clean_scores: Scores) -> Thresholds:
+    """The paper's false-positive rate, 5% (section V)."""
+    return calibrate(clean_scores, fpr=PAPER_FPR)
+
+
+def rebuild(victim: Victim, params: FeatureSqueezingParams, images: Images) -> None:
+    """None: it makes no reconstruction."""
+
+
+def surrogate(
+    params: FeatureSqueezingParams, *, search_steps: int, restarts: int
+) -> FeatureSqueezingParams:
+    """The params: a score is cheap enough for an adaptive attack."""
+    return params
 
 
 def bit_depth(images: Images, bits: int) -> jax.Array:

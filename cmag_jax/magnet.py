@@ -33,6 +33,7 @@ from cmag_jax.checks import (
 )
 from cmag_jax.divergence import jensen_shannon as jensen_shannon
 from cmag_jax.few_channels import Convolution
+from cmag_jax.protocol import CleanImages, Losses
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
 from cmag_jax.training import train
@@ -73,6 +74,11 @@ class MagNetConfig:
 MAGNET_COLOUR = MagNetConfig(noise=0.025, epochs=400)  # the authors' code has MNIST only
 
 MODULES = ("I", "II")  # the autoencoders, in the order in which they are trained
+FROM_HELD_OUT = ()
+PAPER_RULE_ON: CleanImages = "held-out"
+CLASSIFIES_REBUILT = True  # section 4.3
+SLOW = False
+PAPER_DROP_RATE = {"grey": 0.001, "colour": 0.005}  # of each score: MNIST's and CIFAR-10's
 
 
 @jax.tree_util.register_dataclass
@@ -117,9 +123,11 @@ def fit(
     """
     check_images(images, at_least=1)
     images = jnp.asarray(images)  # moved to the device once, not once an autoencoder
-    params, losses = init(key, victim, images, config or MagNetConfig()), {}
+    losses: Losses = {}
+    params = init(key, victim, images, config or MagNetConfig())
     for name in MODULES:
-        params, losses[name] = fit_module(name, key, victim, params, images, on_epoch=on_epoch)
+        params, found = fit_module(name, key, victim, params, images, on_epoch=on_epoch)
+        losses |= found
     return params, FitInfo(**{f"{name}_loss": losses[name] for name in MODULES})
 
 
@@ -131,7 +139,7 @@ def fit_module(
     images: Images,
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
-) -> tuple[MagNetParams, np.ndarray]:
+) -> tuple[MagNetParams, Losses]:
     """One autoencoder's part of `fit`, for a program that keeps each as it is finished: `fit` is
     `init` and then this for "I" and "II", with the same key.
 
@@ -139,7 +147,7 @@ def fit_module(
     added and clipped. The noise is new in every epoch; the authors' code draws it once.
 
     Returns:
-      The params with that autoencoder trained, and its mean loss of each epoch.
+      The params with that autoencoder trained, and {name: its mean loss of each epoch}.
 
     Raises:
       ValueError: another name; images that `fit` would not take.
@@ -166,7 +174,7 @@ def fit_module(
         learning_rate=config.learning_rate,
         on_epoch=lambda epoch, value: on_epoch(name, epoch, config.epochs, value),
     )
-    return dataclasses.replace(params, **{name: weights}), losses
+    return dataclasses.replace(params, **{name: weights}), {name: losses}
 
 
 def init(key: jax.Array, victim: Victim, images: Images, config: MagNetConfig) -> MagNetParams:
@@ -203,6 +211,11 @@ def autoencode(params: MagNetParams, images: Images) -> Reconstructions:
 def reform(params: MagNetParams, images: Images) -> jax.Array:
     """What the victim is to classify in place of images (section 4.3): `autoencode`'s I. Jitted."""
     return autoencode(params, images).I
+
+
+def rebuild(victim: Victim, params: MagNetParams, images: Images) -> jax.Array:
+    """`reform`, as all detectors have it."""
+    return reform(params, images)
 
 
 def score(victim: Victim, params: MagNetParams, images: Images) -> dict[str, jax.Array]:
@@ -251,6 +264,22 @@ def calibrate(
     thresholds.calibrate(clean_scores, fpr=0)  # refuses what it should, in its own words
     alone = [thresholds.calibrate({k: v}, fpr=drop_rate) for k, v in clean_scores.items()]
     return {name: threshold for each in alone for name, threshold in each.items()}
+
+
+differentiable_score = score  # all of it has a gradient
+
+
+def paper_thresholds(
+    params: MagNetParams, clean_scores: thresholds.Scores
+) -> thresholds.Thresholds:
+    """The paper's drop rate of each score: MNIST's for grey images, CIFAR-10's for colour."""
+    colours = "grey" if params.image_shape[-1] == 1 else "colour"
+    return calibrate(clean_scores, drop_rate=PAPER_DROP_RATE[colours])
+
+
+def surrogate(params: MagNetParams, *, search_steps: int, restarts: int) -> MagNetParams:
+    """The params: a score is cheap enough for an adaptive attack."""
+    return params
 
 
 class _Autoencoder(nn.Module):

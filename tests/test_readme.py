@@ -34,7 +34,7 @@ def _run_folder(tmp_path_factory):
 
 
 def test_the_example_of_ten_lines_runs_as_it_stands(run_folder, monkeypatch):
-    (example,) = [b for b in blocks("python") if "detector.load" in b]
+    (example,) = [b for b in blocks("python") if "detector_io.load" in b]
     assert len([line for line in example.splitlines() if line.strip()]) <= 10
     monkeypatch.chdir(run_folder)
     names: dict = {}

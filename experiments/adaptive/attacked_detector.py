@@ -12,8 +12,7 @@ from jax.tree_util import Partial
 from experiments.adaptive.config import Config
 from experiments.datasets import Split
 from experiments.pipeline import detectors
-from experiments.pipeline.detectors import MODULES, Scores, System, Thresholds
-from experiments.runtime import cache
+from experiments.pipeline.detectors import FittedDetector, Scores, Thresholds
 from experiments.victims import predict
 
 # An image is to stay unflagged in a batch of another size too, which is rounded otherwise.
@@ -25,17 +24,17 @@ TINY = 1e-6  # the least spread: a score may be the same for most clean images
 class Detector:
     """A detector that can be calibrated, and the gradients that an attacker has of it."""
 
-    system: System
+    system: FittedDetector
     validation: Scores  # of held-out clean images
     margin: float  # how far below its thresholds an attacker brings it, in spreads
 
     def thresholds(self, fpr: float) -> Thresholds:
-        return MODULES[self.system.name].calibrate(self.validation, fpr=fpr)
+        return self.system.module.calibrate(self.validation, fpr=fpr)
 
     def evaded(self, images: np.ndarray, labels: np.ndarray, fpr: float, cache_dir: Path):
         """Which images (N,) are misclassified and not flagged: what counts in the end."""
         scores = detectors.score_all(self.system, images, cache_dir)
-        flags = MODULES[self.system.name].detect(scores, self.thresholds(fpr))
+        flags = self.system.module.detect(scores, self.thresholds(fpr))
         return (predict(self.system.victim, images) != labels) & ~np.asarray(flags)
 
     def flagged(self, fpr: float) -> Partial:
@@ -49,9 +48,8 @@ class Detector:
             name: max(limit - float(np.median(self.validation[name])), TINY)
             for name, limit in limits.items()
         }
-        module = MODULES[self.system.name]
-        # Not `System.score`: no two functools.partials are equal, and jit would compile each.
-        score = getattr(module, "approximate_score", module.score)  # BPDA, where it takes that
+        # Not a functools.partial: no two of them are equal, and jit would compile each.
+        score = self.system.module.differentiable_score
         bound = Partial(score, self.system.victim.features_and_logits, self.system.params)
         return Partial(_flagged, bound, limits, spreads, 0.0)
 
@@ -67,13 +65,13 @@ def _flagged(score, limits, spreads, margin, images) -> jax.Array:
     return jnp.arcsinh(jnp.max(jnp.stack(above), axis=0) + margin)
 
 
-def true(system: System, validation: Split, cache_dir: Path) -> Detector:
+def true(system: FittedDetector, validation: Split, cache_dir: Path) -> Detector:
     """The detector itself, in the hands of one who can ask it all he likes."""
     scores = detectors.score_all(system, validation.images, cache_dir)
     return Detector(system, scores, ROUNDING)
 
 
-def copy(system: System, validation: Split, config: Config) -> Detector:
+def copy(system: FittedDetector, validation: Split, config: Config) -> Detector:
     """A detector that stands for another: an attacker's own, of another seed.
 
     Of Defense-GAN a cheap one, with few restarts and steps, since a whole search (200 steps from
@@ -89,16 +87,5 @@ def differentiable(detector: Detector, validation: Split, config: Config) -> Det
     return detector if cheap is detector.system else copy(cheap, validation, config)
 
 
-def _cheap(system: System, config: Config) -> System:
-    if system.name != "Defense-GAN":
-        return system
-    steps = min(config.search_steps, system.params.config.search_steps)
-    restarts = min(config.restarts, system.params.config.restarts)
-    search = dataclasses.replace(system.params.config, search_steps=steps, restarts=restarts)
-    if search == system.params.config:
-        return system
-    params = dataclasses.replace(
-        system.params, starts=system.params.starts[:restarts], config=search
-    )
-    key = cache.key(cheap=system.key, steps=steps, restarts=restarts)
-    return dataclasses.replace(system, params=params, key=key)
+def _cheap(system: FittedDetector, config: Config) -> FittedDetector:
+    return system.surrogate(search_steps=config.search_steps, restarts=config.restarts)

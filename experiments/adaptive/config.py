@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from experiments.cmag.config import DatasetName, Preset
-from experiments.pipeline.detectors import Choice, SystemName, chosen, slug
+from experiments.pipeline.detectors import Choice, DetectorName, chosen, slug
 from experiments.runtime import checks, cli
 
 
@@ -59,7 +59,7 @@ class Config:
             raise ValueError(f"expected a finite margin of at least 0, got {self.margin}")
 
     @property
-    def chosen(self) -> tuple[SystemName, ...]:
+    def chosen(self) -> tuple[DetectorName, ...]:
         """The detectors attacked, in the tables' order."""
         return chosen(self.system)
 

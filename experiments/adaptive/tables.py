@@ -15,7 +15,7 @@ from experiments.cmag import config as cmag_config
 from experiments.datasets import Dataset, Split
 from experiments.pipeline import attack_runs, detectors
 from experiments.pipeline.attack_runs import AttackSpec
-from experiments.pipeline.detectors import SystemName
+from experiments.pipeline.detectors import DetectorName
 from experiments.runtime.results import Row
 from experiments.victims import Victim, predict
 
@@ -36,7 +36,7 @@ class Siege:
     """A system under attack: the images, and who has what of it."""
 
     config: Config
-    name: SystemName
+    name: DetectorName
     victim: Victim
     targets: Split
     detector: Detector  # which decides
@@ -66,11 +66,11 @@ class Siege:
 
 
 def lay(
-    config: Config, base: cmag_config.Config, name: SystemName, data: Dataset, victim: Victim
+    config: Config, base: cmag_config.Config, name: DetectorName, data: Dataset, victim: Victim
 ) -> Siege:
     """The siege of a system: it is fitted, and so is the attacker's own."""
 
-    def fitted(seed: int) -> detectors.System:
+    def fitted(seed: int) -> detectors.FittedDetector:
         return detectors.fit(
             name, base.of_system(name), data, victim, seed=seed, cache_dir=config.cache_dir
         )
@@ -81,7 +81,7 @@ def lay(
     detector = attacked_detector.true(system, held_out, config.cache_dir)
     own_seed = (config.seed + OWN_SEED) % 2**32
     own = attacked_detector.copy(fitted(own_seed), data.validation, config)
-    count = config.slow_images if system.slow else config.images
+    count = config.slow_images if system.module.SLOW else config.images
     targets = attack_runs.choose(victim, data.test, count, seed=config.seed)
     perfect = attacked_detector.differentiable(detector, data.validation, config)
     known: dict[Knowledge, Detector] = {"limited": own, "perfect": perfect}

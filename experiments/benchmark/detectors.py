@@ -22,17 +22,19 @@ from experiments.benchmark import peers, timing
 from experiments.cmag import config as cmag_config
 from experiments.datasets import Dataset
 from experiments.pipeline import detectors
-from experiments.pipeline.detectors import SystemName
+from experiments.pipeline.detectors import DetectorName
 from experiments.runtime import progress
 from experiments.runtime.results import Row
 from experiments.victims import Victim
 
 TABLE = "extra/benchmark/detectors"
 SLOW_BATCH, SLOW_REPEATS = 32, 5  # at most, of Defense-GAN: a search for each image
-FITTED: dict[SystemName, tuple[str, ...]] = {  # what is fitted, system by system
-    "CMAG": ("fmr", "lr", "gr"),
-    "CMAG+": ("fmr", "lr", "gr"),
-    "MagNet": ("I",),
+CASCADE = {"fmr": "fmr_epochs", "lr": "lr_epochs", "gr": "gr_epochs"}
+# What is fitted, detector by detector: the module, and the option that is its epochs.
+FITTED: dict[DetectorName, dict[str, str]] = {
+    "CMAG": CASCADE,
+    "CMAG+": CASCADE,
+    "MagNet": {"I": "epochs"},
 }
 FIT_STEPS = 10  # batches in an epoch
 
@@ -79,11 +81,13 @@ def has_torch() -> bool:
 def _scores(config: Any, settings: Any, data: Dataset, victim: Victim, batch: int) -> list[Row]:
     """Each system's `score`, but Defense-GAN's, and the victim's own forward pass, each jitted."""
     images = _images(data.test.images, batch)
-    names: list[SystemName] = [name for name in detectors.NAMES if name != "Defense-GAN"]
+    names: list[DetectorName] = [
+        name for name in detectors.NAMES if not detectors.DETECTORS[name].SLOW
+    ]
     competitors: dict[str, Callable[[], Any]] = {"forward": partial(jax.jit(victim.logits), images)}
     for name in names:
         params = _untrained(name, settings.of_system(name), victim, images)
-        score = partial(detectors.MODULES[name].score, victim.features_and_logits, params)
+        score = partial(detectors.DETECTORS[name].score, victim.features_and_logits, params)
         competitors[name] = partial(jax.jit(score), images)
     first, seconds = timing.interleaved(competitors, config.detector_repeats)
     return [
@@ -95,7 +99,7 @@ def _scores(config: Any, settings: Any, data: Dataset, victim: Victim, batch: in
 
 def _search(config: Any, settings: Any, data: Dataset, victim: Victim, batch: int) -> list[Row]:
     """Defense-GAN's `score`, the forward pass, and the same search with one restart at a time."""
-    name: SystemName = "Defense-GAN"
+    name: DetectorName = "Defense-GAN"
     images, gan = _images(data.test.images, batch), settings.of_system(name)
     gan = dataclasses.replace(gan, search_steps=min(gan.search_steps, config.most_steps))
     params = _untrained(name, gan, victim, images)
@@ -130,7 +134,7 @@ def _fit(
     data: Dataset,
     victim: Victim,
     twin: Any,
-    name: SystemName,
+    name: DetectorName,
     part: str,
 ) -> list[Row]:
     """One module's training, an epoch of ours and an epoch of torch's in turn."""
@@ -138,8 +142,7 @@ def _fit(
     detector = settings.of_system(name)
     repeats = min(config.fit_repeats, config.detector_repeats)
     total = 1 + repeats  # the first one compiles
-    epochs = {"epochs" if name == "MagNet" else f"{part}_epochs": total}
-    detector = dataclasses.replace(detector, **epochs)
+    detector = dataclasses.replace(detector, **{FITTED[name][part]: total})
     count = FIT_STEPS * detector.batch_size
     images = _images(data.train.images, count)
     params = _untrained(name, detector, victim, images)
@@ -158,7 +161,7 @@ def _fit(
 
     # It compiles its step anew at each call: so it is called once, and torch has its turns between
     # the epochs.
-    detectors.MODULES[name].fit_module(
+    detectors.DETECTORS[name].fit_module(
         part, jax.random.key(0), victim.features_and_logits, params, images,
         on_epoch=take_turns,
     )  # fmt: skip
@@ -176,8 +179,8 @@ def _images(images: np.ndarray, count: int) -> jax.Array:
     return jnp.asarray(np.resize(images, (count, *images.shape[1:])))
 
 
-def _untrained(name: SystemName, detector: Any, victim: Victim, images: jax.Array) -> Any:
-    init = detectors.MODULES[name].init
+def _untrained(name: DetectorName, detector: Any, victim: Victim, images: jax.Array) -> Any:
+    init = detectors.DETECTORS[name].init
     return init(jax.random.key(0), victim.features_and_logits, images[:1], detector)
 
 

@@ -29,7 +29,7 @@ from experiments.cmag.detection_rows import Attack, Clean, Scored
 from experiments.datasets import Dataset, Split
 from experiments.pipeline import attack_runs, detector_io, detectors
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
-from experiments.pipeline.detectors import Scores, System
+from experiments.pipeline.detectors import FittedDetector, Scores
 from experiments.report import __main__ as report
 from experiments.runtime import cache, cli, results
 from experiments.runtime.results import Row
@@ -136,13 +136,13 @@ def _summary(spec: AttackSpec, made: Attacked, victim: Victim) -> Attack:
     return Attack(spec.name, spec.strength, made.success, right, distance)
 
 
-def _clean(config: Config, data: Dataset, system: System) -> Clean:
+def _clean(config: Config, data: Dataset, system: FittedDetector) -> Clean:
     """The scores of images that nobody attacked."""
     score = partial(detectors.score_all, system, cache_dir=config.cache_dir)
     validation, test, noise = data.samples(config.most(system), seed=config.seed)
-    looks_at_training = system.looks_at_training_images
+    on_training = system.module.PAPER_RULE_ON == "training"
     return Clean(
-        training=score(data.train.images) if looks_at_training else None,
+        training=score(data.train.images) if on_training else None,
         validation=score(validation.images),
         test=score(test.images),
         right=victims.predict(system.victim, test.images) == test.labels,
@@ -152,7 +152,7 @@ def _clean(config: Config, data: Dataset, system: System) -> Clean:
 
 def _score_attacks(
     config: Config,
-    system: System,
+    system: FittedDetector,
     attacked: dict[AttackSpec, Attacked],
     attacks: dict[AttackSpec, Attack],
 ) -> list[Scored]:
@@ -164,10 +164,10 @@ def _score_attacks(
     ]
 
 
-def _rebuilt_rows(config: Config, data: Dataset, system: System) -> Iterator[Row]:
+def _rebuilt_rows(config: Config, data: Dataset, system: FittedDetector) -> Iterator[Row]:
     """What a defence that hands on its reconstructions costs on clean images: MagNet's reformer and
     Defense-GAN. Their papers lose less than half a point of MNIST, and 1 to 5."""
-    if system.name not in ("MagNet", "Defense-GAN"):
+    if not system.module.CLASSIFIES_REBUILT:
         return
     test = data.samples(config.most(system), seed=config.seed).test
     images, labels = test.images, test.labels
@@ -186,7 +186,7 @@ def _rebuilt_rows(config: Config, data: Dataset, system: System) -> Iterator[Row
 
 def _decision_rows(
     config: Config,
-    system: System,
+    system: FittedDetector,
     data: Dataset,
     attacked: dict[AttackSpec, Attacked],
     clean: Clean,
@@ -213,7 +213,7 @@ def _decision_rows(
     yield from decision_rows.rows(config.dataset, system, held_out, test, found)
 
 
-def _variants(config: Config, data: Dataset, fitted: dict) -> dict[str, System]:
+def _variants(config: Config, data: Dataset, fitted: dict) -> dict[str, FittedDetector]:
     """What figures 4 to 6 compare: CMAG, and with the average in the product's place."""
     if not (config.whole and "CMAG" in fitted):
         return {}

@@ -12,7 +12,7 @@ from cmag_jax.magnet import MAGNET_COLOUR, MagNetConfig
 from experiments import victims
 from experiments.cmag import paper_values
 from experiments.pipeline.attack_runs import AttackSpec
-from experiments.pipeline.detectors import Choice, System, SystemName, chosen, slug
+from experiments.pipeline.detectors import Choice, DetectorName, FittedDetector, chosen
 from experiments.runtime import checks, cli
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb"]
@@ -90,7 +90,7 @@ class Config:
             checks.counts(getattr(self, name), *widths, most=MOST_WIDTH)
 
     @property
-    def chosen(self) -> tuple[SystemName, ...]:
+    def chosen(self) -> tuple[DetectorName, ...]:
         """The systems' names, in the tables' order."""
         return chosen(self.systems)
 
@@ -100,13 +100,20 @@ class Config:
         theorem 1."""
         return "all" in self.systems
 
-    def most(self, system: System) -> int | None:
+    def most(self, system: FittedDetector) -> int | None:
         """How many images of a kind the system scores at most; None: all."""
-        return self.slow_images if system.slow else None
+        return self.slow_images if system.module.SLOW else None
 
-    def of_system(self, name: SystemName) -> Any:
+    def of_system(self, name: DetectorName) -> Any:
         """The configuration of a system."""
-        return getattr(self, slug(name).replace("+", "_plus").replace("-", "_"))
+        of_each = {
+            "CMAG": self.cmag,
+            "CMAG+": self.cmag_plus,
+            "MagNet": self.magnet,
+            "Defense-GAN": self.defense_gan,
+            "feature squeezing": self.feature_squeezing,
+        }
+        return of_each[name]
 
 
 VICTIMS = {

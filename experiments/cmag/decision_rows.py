@@ -9,18 +9,18 @@ import numpy as np
 from cmag_jax import cmag
 from cmag_jax.rarity import rarity, tails
 from experiments.cmag.detection_rows import FPRS
-from experiments.pipeline.detectors import Scores, System
+from experiments.pipeline.detectors import FittedDetector, Scores
 from experiments.runtime.results import Row
 
 Decider = Callable[[Scores], Scores]  # scores -> what thresholds are put to
 
 
-def by_rarity(system: System) -> bool:
+def by_rarity(system: FittedDetector) -> bool:
     """Whether the system decides by how rare its scores are together."""
     return getattr(system.config, "decision", "any") == "rarity"
 
 
-def apart(system: System) -> System:
+def apart(system: FittedDetector) -> FittedDetector:
     """The system as it scores before it decides: each of its scores by itself."""
     if not by_rarity(system):
         return system
@@ -31,7 +31,7 @@ def apart(system: System) -> System:
 
 def rows(
     dataset: str,
-    system: System,
+    system: FittedDetector,
     held_out: Scores,
     test: Scores,
     attacked: Mapping[tuple[str, float | None], Scores],

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_curve
 
 from cmag_jax import cmag
 from experiments.cmag import paper_values
-from experiments.pipeline.detectors import Scores, System, Thresholds
+from experiments.pipeline.detectors import FittedDetector, Scores, Thresholds
 from experiments.runtime.results import Row
 
 FPRS = (0.05, 0.01, 0.001)  # the false-positive rates that thresholds are calibrated to
@@ -62,9 +62,9 @@ class Clean:
     noisy: dict[float, Scores]  # standard deviation of the noise -> test images under it
 
 
-def thresholds(system: System, clean: Clean) -> dict[str, Thresholds]:
+def thresholds(system: FittedDetector, clean: Clean) -> dict[str, Thresholds]:
     """The rule of the system's paper, and FPR calibration on held-out images."""
-    paper = {"paper": system.by_its_paper(clean.training, clean.validation)}
+    paper = {"paper": system.paper_thresholds(clean.training, clean.validation)}
     images = _count(clean.validation)
     return paper | {
         f"fpr={fpr:g}": cmag.calibrate(clean.validation, fpr=fpr)
@@ -97,7 +97,7 @@ def victim_rows(
 
 def rows(
     dataset: str,
-    system: System,
+    system: FittedDetector,
     clean: Clean,
     attacks: list[Scored],
     limits: dict[str, Thresholds],

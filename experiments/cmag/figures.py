@@ -11,7 +11,7 @@ from experiments.cmag import curves, paper_values
 from experiments.cmag.detection_rows import Clean, Scored
 from experiments.datasets import Dataset
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
-from experiments.pipeline.detectors import System, SystemName, Thresholds, slug
+from experiments.pipeline.detectors import DetectorName, FittedDetector, Thresholds, slug
 from experiments.report import figures
 
 ROWS = 6  # examples in a gallery
@@ -22,7 +22,7 @@ SHOWN = {"FGSM": 0.3, "CW-l2": 19.0}  # figure 2's strengths
 class Outcome:
     """A system and what became of it."""
 
-    system: System
+    system: FittedDetector
     clean: Clean
     scored: list[Scored]
     limits: dict[str, Thresholds]
@@ -32,8 +32,8 @@ def draw(
     folder: Path,
     data: Dataset,
     attacked: dict[AttackSpec, Attacked],
-    outcomes: dict[SystemName, Outcome],
-    variants: dict[str, System],
+    outcomes: dict[DetectorName, Outcome],
+    variants: dict[str, FittedDetector],
 ) -> dict[str, Path]:
     """Draws everything into the folder; returns caption -> path."""
     pictures = {}
@@ -85,7 +85,7 @@ def _side_by_side(attacked, chosen: dict[str, AttackSpec]) -> dict[str, np.ndarr
 
 
 def _rebuilt(
-    outcomes: dict[SystemName, Outcome], images: np.ndarray
+    outcomes: dict[DetectorName, Outcome], images: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     for name, outcome in outcomes.items():
         rebuilt = outcome.system.rebuild(images)
@@ -94,7 +94,7 @@ def _rebuilt(
 
 
 def _ablated(
-    variants: dict[str, System], spec: AttackSpec, images: np.ndarray
+    variants: dict[str, FittedDetector], spec: AttackSpec, images: np.ndarray
 ) -> dict[str, np.ndarray]:
     columns = {spec.title: images}
     for name, system in variants.items():

@@ -11,7 +11,7 @@ from experiments.cmag import paper_values
 from experiments.datasets import Dataset
 from experiments.pipeline import detectors
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
-from experiments.pipeline.detectors import System
+from experiments.pipeline.detectors import FittedDetector
 from experiments.runtime.results import Row
 
 ABLATION_IMAGES = 1000  # of each kind, at most
@@ -19,7 +19,7 @@ Errors = dict[str, np.ndarray]  # "ssim": 1 - SSIM(x, x'), "l2": ||x - x'||; (N,
 Measure = Callable[[np.ndarray], Errors]
 
 
-def errors_of_gr(system: System) -> System:
+def errors_of_gr(system: FittedDetector) -> FittedDetector:
     """The system as a meter of GR's two errors of section 3.4, whatever it scores by."""
     if system.config.scores == ("ssim", "l2"):
         return system
@@ -29,7 +29,7 @@ def errors_of_gr(system: System) -> System:
 
 
 def tables_6_and_7(
-    data: Dataset, system: System, attacked: dict[AttackSpec, Attacked], measure: Measure
+    data: Dataset, system: FittedDetector, attacked: dict[AttackSpec, Attacked], measure: Measure
 ) -> Iterator[Row]:
     """Mean SSIM and l2 error of GR, on clean test images and on successful adversarial ones, and
     the smallest SSIM of a training image, which is the paper's threshold."""
@@ -58,7 +58,7 @@ def tables_6_and_7(
         yield row("cmag/7", "mean_l2", of_attacked["l2"].mean(), n, printed, *strength)
 
 
-def with_average(system: System, data: Dataset, *, seed: int, cache_dir) -> System:
+def with_average(system: FittedDetector, data: Dataset, *, seed: int, cache_dir) -> FittedDetector:
     """CMAG whose GR was trained on the weighted average of FMR and LR (figure 4); FMR and LR are
     the same networks."""
     config = dataclasses.replace(system.config, combination="average")
@@ -69,7 +69,7 @@ def with_average(system: System, data: Dataset, *, seed: int, cache_dir) -> Syst
 
 
 def ablation(
-    dataset: str, variants: dict[str, System], clean: np.ndarray, attacked: dict
+    dataset: str, variants: dict[str, FittedDetector], clean: np.ndarray, attacked: dict
 ) -> Iterator[Row]:
     """Mean SSIM and l2 norm between images and what each module makes of them.
 

@@ -21,12 +21,12 @@ from jax.tree_util import Partial
 from cmag_jax import CMAGConfig, CMAGParams, cmag
 from experiments import victims
 from experiments.datasets import DataError, Dataset
-from experiments.pipeline.detectors import System, SystemName
+from experiments.pipeline.detectors import DetectorName, FittedDetector
 from experiments.runtime import cache, checkpoints, results
 
 Thresholds = dict[str, dict[str, float]]  # rule ("fpr=0.05", "paper") -> score -> threshold
 Config = TypeVar("Config")
-SAVED: tuple[SystemName, ...] = (
+SAVED: tuple[DetectorName, ...] = (
     "CMAG",
     "CMAG+",
 )  # the systems that a run leaves, each in a folder of its name
@@ -47,7 +47,7 @@ class Detector(NamedTuple):
 
 def save(
     run: Path,
-    system: System,
+    system: FittedDetector,
     victim_config: victims.VictimConfig,
     data: Dataset,
     thresholds: Thresholds,
@@ -77,7 +77,7 @@ def save(
 def load(run: Path | str, system: str = "CMAG+") -> Detector:
     """A detector that `python -m experiments.cmag` left in a run folder.
 
-        victim, params, thresholds = detector.load("runs/cmag-digits-quick-seed0")
+        victim, params, thresholds = detector_io.load("runs/cmag-digits-quick-seed0")
         score = jax.jit(partial(cmag.score, victim, params))
         flags = cmag.detect(score(images), thresholds["fpr=0.05"])
 

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from cmag_jax import cmag, defense_gan, feature_squeezing, magnet
+from cmag_jax.protocol import Detector
 from experiments.datasets import Dataset
 from experiments.runtime import cache, progress
 from experiments.victims import Victim
@@ -23,10 +23,10 @@ VERSION = 3
 # Raise it when a change of cmag_jax makes the scores of a fitted detector others.
 SCORES_VERSION = 2
 
-SystemName = Literal["CMAG", "CMAG+", "MagNet", "Defense-GAN", "feature squeezing"]
-NAMES: tuple[SystemName, ...] = get_args(SystemName)
-Choice = SystemName | Literal["all"]  # on a command line
-MODULES: dict[SystemName, ModuleType] = {
+DetectorName = Literal["CMAG", "CMAG+", "MagNet", "Defense-GAN", "feature squeezing"]
+NAMES: tuple[DetectorName, ...] = get_args(DetectorName)
+Choice = DetectorName | Literal["all"]  # on a command line
+DETECTORS: dict[DetectorName, Detector] = {  # a new one is a line here
     "CMAG": cmag,
     "CMAG+": cmag,
     "MagNet": magnet,
@@ -40,10 +40,10 @@ Thresholds = dict[str, float]  # score -> its threshold
 
 
 @dataclass(frozen=True)
-class System:
+class FittedDetector:
     """A fitted detector over its victim."""
 
-    name: SystemName
+    name: DetectorName
     config: Any
     params: Any
     victim: Victim
@@ -51,45 +51,38 @@ class System:
     key: str  # what determines it, as a cache key
 
     @property
+    def module(self) -> Detector:
+        """The detector's own functions."""
+        return DETECTORS[self.name]
+
+    @property
     def score(self) -> Partial:
         """images (B, H, W, C) -> {score: (B,)}: pure, jitted, weights bound to it."""
-        return Partial(MODULES[self.name].score, self.victim.features_and_logits, self.params)
+        return Partial(self.module.score, self.victim.features_and_logits, self.params)
 
     def rebuild(self, images: np.ndarray) -> np.ndarray | None:
         """What figure 3 shows: the detector's own reconstruction (N, H, W, C), if it has one."""
-        if self.name in ("CMAG", "CMAG+"):
-            seen = cmag.reconstruct(self.victim.features_and_logits, self.params, images)
-            return np.asarray(seen.gr)
-        if self.name == "MagNet":
-            return np.asarray(magnet.reform(self.params, images))
-        if self.name == "Defense-GAN":
-            return np.asarray(defense_gan.reconstruct(self.params, images))
-        return None
+        rebuilt = self.module.rebuild(self.victim.features_and_logits, self.params, images)
+        return None if rebuilt is None else np.asarray(rebuilt)
 
-    def by_its_paper(self, training: Scores | None, held_out: Scores) -> Thresholds:
-        """Thresholds by the rule of the system's own paper. CMAG's is its algorithm 2, on the
-        training images; Defense-GAN, whose paper has none, gets it too, on held-out ones."""
-        if self.name == "MagNet":  # a drop rate of every detector: MNIST's and CIFAR-10's
-            grey = self.params.image_shape[-1] == 1
-            return magnet.calibrate(held_out, drop_rate=0.001 if grey else 0.005)
-        if self.name == "feature squeezing":
-            return feature_squeezing.calibrate(held_out, fpr=0.05)  # section V
-        clean = held_out if training is None else training
-        return cmag.calibrate(clean, rule="worst-training-example")
+    def paper_thresholds(self, training: Scores | None, held_out: Scores) -> Thresholds:
+        """Thresholds by the rule of the detector's own paper, from the clean scores it takes."""
+        scores = {"training": training, "held-out": held_out}[self.module.PAPER_RULE_ON]
+        if scores is None:
+            raise ValueError(f"expected the scores of training images for {self.name}, got none")
+        return self.module.paper_thresholds(self.params, scores)
 
-    @property
-    def slow(self) -> bool:
-        """Whether a score is a search of thousands of gradient steps."""
-        return self.name == "Defense-GAN"
-
-    @property
-    def looks_at_training_images(self) -> bool:
-        """Whether its paper's rule does."""
-        return self.name in ("CMAG", "CMAG+")
+    def surrogate(self, *, search_steps: int, restarts: int) -> "FittedDetector":
+        """A cheaper detector for an adaptive attack, or this one where it is cheap."""
+        params = self.module.surrogate(self.params, search_steps=search_steps, restarts=restarts)
+        if params.config == self.params.config:
+            return self
+        key = cache.key(cheap=self.key, steps=search_steps, restarts=restarts)
+        return dataclasses.replace(self, params=params, key=key)
 
 
 def fit(
-    name: SystemName,
+    name: DetectorName,
     config: Any,
     data: Dataset,
     victim: Victim,
@@ -97,11 +90,11 @@ def fit(
     seed: int,
     cache_dir: Path,
     given: dict[str, Any] | None = None,
-) -> System:
+) -> FittedDetector:
     """The system fitted to the training images (where a module wants held-out ones, to those that
     it will be calibrated on). Each module is kept in the cache once it is trained, so that an
     interrupted fit goes on with the next one; those that are `given` are taken as they are."""
-    module = MODULES[name]
+    module = DETECTORS[name]
     given = given or {}
     key = cache.key(
         system=name,
@@ -116,21 +109,20 @@ def fit(
     params = module.init(random, network, images[:1], config)
     params = dataclasses.replace(params, **given)
     losses: dict[str, np.ndarray] = {}
-    for part in getattr(module, "MODULES", ()):
+    for part in module.MODULES:
         if part in given:
             continue
         path = cache_dir / f"{slug(name)}-{data.name}-{key}-{part}.npz"
         leaves, structure = jax.tree.flatten(getattr(params, part))
 
         def compute(part=part, params=params):
-            held_out = part in getattr(module, "FROM_HELD_OUT", ())
+            held_out = part in module.FROM_HELD_OUT
             seen = jnp.asarray(data.validation.images) if held_out else images
             with _bar(f"{name} {part}") as on_epoch:
                 fitted, curves = module.fit_module(
                     part, random, network, params, seen, on_epoch=on_epoch
                 )
             leaves = jax.tree.leaves(getattr(fitted, part))
-            curves = curves._asdict() if hasattr(curves, "_asdict") else {part: curves}
             found = {f"weight {i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
             return found | {f"loss {of}": curve for of, curve in curves.items()}
 
@@ -142,10 +134,10 @@ def fit(
             for of, curve in stored.items()
             if of.startswith("loss ") and len(curve)
         }
-    return System(name, config, params, victim, losses, key)
+    return FittedDetector(name, config, params, victim, losses, key)
 
 
-def score_all(system: System, images: np.ndarray, cache_dir: Path | None = None) -> Scores:
+def score_all(system: FittedDetector, images: np.ndarray, cache_dir: Path | None = None) -> Scores:
     """The scores of any number of images, a batch at a time; with a cache, only once."""
     if cache_dir is None:
         return _score_all(system, images)
@@ -154,13 +146,13 @@ def score_all(system: System, images: np.ndarray, cache_dir: Path | None = None)
     return cache.arrays(path, lambda: _score_all(system, images))
 
 
-def _score_all(system: System, images: np.ndarray) -> Scores:
+def _score_all(system: FittedDetector, images: np.ndarray) -> Scores:
     score, parts = system.score, []
     starts = range(0, max(len(images), 1), SCORE_BATCH)
-    for start in progress.over(starts, f"{system.name} scores") if system.slow else starts:
+    for start in progress.over(starts, f"{system.name} scores") if system.module.SLOW else starts:
         part = images[start : start + SCORE_BATCH]
         # Filled up with blanks to one shape, so that scoring compiles once.
-        size = max(len(part), 1) if system.slow else SCORE_BATCH
+        size = max(len(part), 1) if system.module.SLOW else SCORE_BATCH
         blanks = np.zeros((size - len(part), *images.shape[1:]), np.float32)
         scores = score(np.concatenate([part, blanks]))
         parts.append({name: np.asarray(values)[: len(part)] for name, values in scores.items()})
@@ -180,7 +172,7 @@ def _bar(title: str) -> Iterator[Any]:
         yield on_epoch
 
 
-def chosen(choices: tuple[Choice, ...]) -> tuple[SystemName, ...]:
+def chosen(choices: tuple[Choice, ...]) -> tuple[DetectorName, ...]:
     """The systems' names, in the tables' order."""
     return tuple(name for name in NAMES if name in choices or "all" in choices)
 

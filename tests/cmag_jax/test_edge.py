@@ -121,10 +121,10 @@ def test_no_images_have_no_scores_and_no_network_is_asked(name):
     }
     thresholds = module.calibrate(module.score(picky, params, clean_images(2, 20)), fpr=0.1)
     assert module.detect(found, thresholds).shape == (0,)
-    for more in ("reconstruct", "autoencode", "reform", "scores_apart", "approximate_score"):
+    for more in ("reconstruct", "autoencode", "reform", "scores_apart", "differentiable_score"):
         function = getattr(module, more, None)
         if function is not None:
-            takes_victim = name in ("CMAG", "CMAG+") or more == "approximate_score"
+            takes_victim = name in ("CMAG", "CMAG+") or more == "differentiable_score"
             args = (picky, params) if takes_victim else (params,)
             assert all(leaf.shape[0] == 0 for leaf in jax.tree.leaves(function(*args, none)))
 

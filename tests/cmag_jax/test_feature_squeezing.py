@@ -19,6 +19,9 @@ median_smooth = jax.jit(feature_squeezing.median_smooth, static_argnums=1)
 WEIGHTS = np.random.default_rng(1).normal(size=(6 * 8 * 2, 5)).astype(np.float32)
 
 
+SCORES = (feature_squeezing.score, feature_squeezing.differentiable_score)
+
+
 def victim(images):
     return images, images.reshape(len(images), -1) @ WEIGHTS
 
@@ -101,7 +104,9 @@ def test_what_squeezing_leaves_alone_scores_zero():
     np.testing.assert_allclose(feature_squeezing.score(victim, fit(), images)["l1"], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("function", [feature_squeezing.score, feature_squeezing.approximate_score])
+@pytest.mark.parametrize(
+    "function", [feature_squeezing.score, feature_squeezing.differentiable_score]
+)
 def test_score_under_jit_and_in_parts_is_the_same(function):
     params, images = fit(), some_images(5)
     plain = function(victim, params, images)["l1"]
@@ -111,10 +116,10 @@ def test_score_under_jit_and_in_parts_is_the_same(function):
     np.testing.assert_allclose(parts, plain, rtol=1e-5)
 
 
-def test_the_approximate_score_has_the_scores_values():
+def test_the_differentiable_score_has_the_scores_values():
     params, images = fit(), some_images(6, (50, *SHAPE))
     np.testing.assert_allclose(
-        feature_squeezing.approximate_score(victim, params, images)["l1"],
+        feature_squeezing.differentiable_score(victim, params, images)["l1"],
         feature_squeezing.score(victim, params, images)["l1"],
         rtol=1e-5,
     )
@@ -144,11 +149,13 @@ def test_only_the_approximate_gradient_sees_through_rounding():
     assert np.any(np.abs(through_rounded) > 1e-4)
     np.testing.assert_allclose(gradient(feature_squeezing.score), through_image, atol=1e-6)
     np.testing.assert_allclose(
-        gradient(feature_squeezing.approximate_score), through_image + through_rounded, atol=1e-6
+        gradient(feature_squeezing.differentiable_score), through_image + through_rounded, atol=1e-6
     )
 
 
-@pytest.mark.parametrize("function", [feature_squeezing.score, feature_squeezing.approximate_score])
+@pytest.mark.parametrize(
+    "function", [feature_squeezing.score, feature_squeezing.differentiable_score]
+)
 def test_gradients_are_finite(function):
     params = fit(feature_squeezing.FeatureSqueezingConfig())
     gradient = jax.jit(jax.grad(lambda x: function(victim, params, x)["l1"].sum()))
@@ -196,6 +203,6 @@ def test_wrong_images_are_refused_in_words():
     with pytest.raises(ValueError, match="uint8"):
         feature_squeezing.fit(KEY, victim, np.zeros((4, *SHAPE), np.uint8))
     expected = r"expected images \(B, 6, 8, 2\) float32 in \[0, 1\], got float32 \(2, 8, 6, 2\)"
-    for function in (feature_squeezing.score, feature_squeezing.approximate_score):
+    for function in (feature_squeezing.score, feature_squeezing.differentiable_score):
         with pytest.raises(ValueError, match=expected):
             function(victim, fit(), np.zeros((2, 8, 6, 2), np.float32))

@@ -67,9 +67,9 @@ def _siege_of_cmag_plus(finished, data, victim):
     return tables.lay(finished, BASE, "CMAG+", data, victim)
 
 
-def untrained(name, config, data, victim, cache_dir) -> detectors.System:
+def untrained(name, config, data, victim, cache_dir) -> detectors.FittedDetector:
     """A system that none of its modules' epochs have to be compiled for."""
-    module = detectors.MODULES[name]
+    module = detectors.DETECTORS[name]
     start = module.init(
         jax.random.key(0), victim.features_and_logits, data.train.images[:1], config
     )
@@ -202,7 +202,7 @@ def flags_alike(detector, data):
     scores = detectors.score_all(detector.system, images)
     gradients = jax.jit(lambda function, x: jax.vjp(function, x)[1](np.ones(40, np.float32))[0])
     for fpr in (0.05, 0.01, 0.2):
-        flags = detectors.MODULES[detector.system.name].detect(scores, detector.thresholds(fpr))
+        flags = detectors.DETECTORS[detector.system.name].detect(scores, detector.thresholds(fpr))
         answer = np.asarray(detector.flagged(fpr)(images))
         assert 0 < np.sum(flags) < 40
         np.testing.assert_array_equal(answer > 0, flags)
@@ -234,7 +234,7 @@ def test_the_attacker_of_feature_squeezing_has_a_gradient_through_rounding(siege
     detector, image = siege.detector, siege.targets.images[:1] * 0.6 + 0.1
     params = detector.system.params
     assert params.config.medians == ()
-    true = detectors.MODULES[WHOLE].score
+    true = detectors.DETECTORS[WHOLE].score
 
     def score(x):
         return true(siege.victim.features_and_logits, params, x)["l1"].sum()
@@ -312,7 +312,7 @@ def test_a_limited_attacker_has_a_detector_of_his_own(siege):
     assert known["limited"].margin == siege.config.margin and known["perfect"] is siege.detector
 
 
-GAN = detectors.MODULES["Defense-GAN"].DefenseGANConfig(
+GAN = detectors.DETECTORS["Defense-GAN"].DefenseGANConfig(
     "dense", "dense", generator_width=8, critic_width=8, latent_size=8, search_steps=6,
     restarts=3, epochs=1,
 )  # fmt: skip

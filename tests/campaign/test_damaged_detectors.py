@@ -1,13 +1,14 @@
 """A saved detector, damaged in more than a hundred ways, file by file.
 
-Each damage has to be refused by name, or to be harmless: the same weights and thresholds are loaded.
-Printed: how many were refused, harmless, ended in a traceback, and how many were silent, with
-other weights or thresholds.
+Each damage has to be refused by name, or to be harmless: the same weights and thresholds are
+loaded. Printed: how many were refused, harmless, ended in a traceback, and how many were silent,
+with other weights or thresholds.
 """
 
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -61,14 +62,14 @@ def damages(folder: Path, other: Path) -> Iterator[tuple[str, Callable[[], objec
             place, bit = rng.uniform(), int(rng.integers(8))
             changes[f"bit {bit} at {place:.3f} flipped"] = flipped(place, bit)
         for what, change in changes.items():
-            yield f"{name} {what}", lambda file=file, c=change(content): file.write_bytes(c)
+            yield f"{name} {what}", partial(file.write_bytes, change(content))
         yield f"{name} deleted", file.unlink
         twin = other / name
         if twin.exists():
-            yield f"{name} of another", lambda file=file, twin=twin: shutil.copy(twin, file)
+            yield f"{name} of another", partial(shutil.copy, twin, file)
     for path in sorted(path for path in folder.rglob("*") if path.is_dir()):
         name = str(path.relative_to(folder))
-        yield f"{name}/ deleted", lambda path=path: shutil.rmtree(path)
+        yield f"{name}/ deleted", partial(shutil.rmtree, path)
         if (other / name).exists():
 
             def swap(path=path, twin=other / name):

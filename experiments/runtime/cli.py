@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import errno
+import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +28,8 @@ REMEDIES = {
     errno.EROFS: "name another folder",
     errno.EACCES: "give yourself the right to, or name another folder",
     errno.EPERM: "give yourself the right to, or name another folder",
-    errno.ENOTDIR: "name a folder that is one, or can be made",
-    errno.EEXIST: "name a folder that is one, or can be made",
+    errno.ENOTDIR: "name another folder",
+    errno.EEXIST: "name another folder",
     errno.EISDIR: "name a file",
     errno.ENAMETOOLONG: "give a shorter name",
 }
@@ -84,10 +86,10 @@ def check_writable(option: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(PROBE_BYTES))
     except OSError as error:
+        is_file = os.path.exists(folder) and not os.path.isdir(folder)
+        what = "it is no folder" if is_file else error.strerror or str(error)
         remedy = REMEDIES.get(error.errno or 0, "name another folder")
-        raise DataError(
-            f"can't write to {folder}, which is to be {option}: {error.strerror or error}; {remedy}"
-        ) from error
+        raise DataError(f"can't write to {folder} ({option}): {what}; {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -96,6 +98,7 @@ def program() -> Iterator[None]:
     the process with one line, not with a traceback, where the user has to act. An unexpected
     error keeps its traceback."""
     xla.tune_process()
+    logging.getLogger("absl").addFilter(_is_unexpected)
     try:
         yield
         sys.stdout.flush()
@@ -109,6 +112,13 @@ def program() -> Iterator[None]:
         if words is None:
             raise
         sys.exit(f"error: {' '.join(words.splitlines())}")
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Whether a log's record has to be shown: Orbax logs whatever its threads raise, with a
+    traceback, and raises it as well."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or in_words(error) is None
 
 
 @contextlib.contextmanager
@@ -134,8 +144,10 @@ def in_words(error: BaseException) -> str | None:
         remedy = REMEDIES.get(error.errno)
         return f"{where}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
     full = os.strerror(errno.ENOSPC)
-    if full in str(error):  # as TensorStore puts it, in an error of its own
-        return f"{str(error)[:300]}; {REMEDIES[errno.ENOSPC]}"
+    if full in str(error):  # as TensorStore puts it, among much else
+        file = re.search('"(/[^"]+)"', str(error))
+        where = f"{file[1].split(f'/{cache.PARTIAL}')[0]}: " if file else ""
+        return f"{where}{full}; {REMEDIES[errno.ENOSPC]}"
     if isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     ):

@@ -22,7 +22,7 @@ PARSERS = {
 for module in (
     attack_gallery, benchmark, full_run, parity, prepare, rounding, ssim_autoencoder, zoo,
 ):  # fmt: skip
-    PARSERS[module.__name__.removeprefix("experiments.")] = (
+    PARSERS[module.__name__.removeprefix("experiments.").removesuffix(".__main__")] = (
         lambda words, module=module: tyro.cli(module.Config, args=words)
     )  # fmt: skip
 
@@ -32,7 +32,7 @@ def parse(line: str) -> object:
     return PARSERS[name](words)
 
 
-SEEDED = ("cmag", "adaptive", "spt", "parity", "ssim_autoencoder", "zoo cifar10-resnet")
+SEEDED = ("cmag", "adaptive", "spt", "parity", "ssim_autoencoder", "victims.zoo cifar10-resnet")
 
 
 @pytest.mark.parametrize("program", SEEDED)
@@ -77,8 +77,8 @@ def test_the_largest_seed_is_taken(program):
         ("parity --only FGSM FGSM", "expected each attack once, got FGSM, FGSM"),
         ("rounding --images=0", "expected images of at least 1, got 0"),
         ("attack_gallery --images=-1", "expected images of at least 1, got -1"),
-        ("zoo", "expected at least one of names, got none"),
-        ("zoo cifar10-resnet --seconds=nan", "expected seconds in"),
+        ("victims.zoo", "expected at least one of names, got none"),
+        ("victims.zoo cifar10-resnet --seconds=nan", "expected seconds in"),
         ("prepare --dataset=mnist --face-size 8 8", "expected face_size with orl_faces"),
         ("full_run --minutes=nan", "expected minutes in"),
         ("full_run --seeds 0 0", "expected each of seeds once, got 0 0"),

@@ -8,42 +8,75 @@
 Images are (B, H, W, C) float32, in [0, 1] unless an attack is given other `bounds`.
 """
 
-from attacks_jax._apgd import apgd as apgd
-from attacks_jax._atn import atn as atn
-from attacks_jax._attack import Attack as Attack
-from attacks_jax._attack import Oracle as Oracle
-from attacks_jax._attack import Result as Result
-from attacks_jax._boundary import boundary as boundary
-from attacks_jax._carlini_wagner_l0 import carlini_wagner_l0 as carlini_wagner_l0
-from attacks_jax._carlini_wagner_l2 import carlini_wagner_l2 as carlini_wagner_l2
-from attacks_jax._carlini_wagner_linf import carlini_wagner_linf as carlini_wagner_linf
-from attacks_jax._deepfool import deepfool as deepfool
-from attacks_jax._ead import ead as ead
-from attacks_jax._ensemble import auto_attack as auto_attack
-from attacks_jax._ensemble import ensemble as ensemble
-from attacks_jax._evading_pgd import evading_pgd as evading_pgd
-from attacks_jax._fgsm import fgsm as fgsm
-from attacks_jax._fgsm import least_likely as least_likely
-from attacks_jax._guarded import Detector as Detector
-from attacks_jax._guarded import Guard as Guard
-from attacks_jax._guarded import guarded as guarded
-from attacks_jax._guarded import guarded_state as guarded_state
-from attacks_jax._hop_skip_jump import hop_skip_jump as hop_skip_jump
-from attacks_jax._jsma import jsma as jsma
-from attacks_jax._losses import Loss as Loss
-from attacks_jax._losses import cross_entropy as cross_entropy
-from attacks_jax._losses import dlr as dlr
-from attacks_jax._losses import margin as margin
-from attacks_jax._nes import nes as nes
-from attacks_jax._one_pixel import one_pixel as one_pixel
-from attacks_jax._oracles import bpda as bpda
-from attacks_jax._oracles import eot as eot
-from attacks_jax._oracles import stateless as stateless
-from attacks_jax._oracles import stochastic as stochastic
-from attacks_jax._patch import patch as patch
-from attacks_jax._pgd import bim as bim
-from attacks_jax._pgd import mifgsm as mifgsm
-from attacks_jax._pgd import pgd as pgd
-from attacks_jax._run import fit as fit
-from attacks_jax._run import run as run
-from attacks_jax._square import square as square
+from attacks_jax._attacks.apgd import apgd
+from attacks_jax._attacks.atn import atn
+from attacks_jax._attacks.boundary import boundary
+from attacks_jax._attacks.carlini_wagner_l0 import carlini_wagner_l0
+from attacks_jax._attacks.carlini_wagner_l2 import carlini_wagner_l2
+from attacks_jax._attacks.carlini_wagner_linf import carlini_wagner_linf
+from attacks_jax._attacks.deepfool import deepfool
+from attacks_jax._attacks.ead import ead
+from attacks_jax._attacks.ensemble import auto_attack, ensemble
+from attacks_jax._attacks.evading_pgd import evading_pgd
+from attacks_jax._attacks.fgsm import fgsm, least_likely
+from attacks_jax._attacks.hop_skip_jump import hop_skip_jump
+from attacks_jax._attacks.jsma import jsma
+from attacks_jax._attacks.nes import nes
+from attacks_jax._attacks.one_pixel import one_pixel
+from attacks_jax._attacks.patch import patch
+from attacks_jax._attacks.pgd import bim, mifgsm, pgd
+from attacks_jax._attacks.square import square
+from attacks_jax._base import Attack, Oracle, Result
+from attacks_jax._detector_oracle import Detector, Guard, guarded, guarded_state
+from attacks_jax._losses import Loss, cross_entropy, dlr, margin
+from attacks_jax._oracles import bpda, eot, stateless, stochastic
+from attacks_jax._run import fit, run
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "Attack",
+    "Detector",
+    "Guard",
+    "Loss",
+    "Oracle",
+    "Result",
+    "__version__",
+    "apgd",
+    "atn",
+    "auto_attack",
+    "bim",
+    "boundary",
+    "bpda",
+    "carlini_wagner_l0",
+    "carlini_wagner_l2",
+    "carlini_wagner_linf",
+    "cross_entropy",
+    "deepfool",
+    "dlr",
+    "ead",
+    "ensemble",
+    "eot",
+    "evading_pgd",
+    "fgsm",
+    "fit",
+    "guarded",
+    "guarded_state",
+    "hop_skip_jump",
+    "jsma",
+    "least_likely",
+    "margin",
+    "mifgsm",
+    "nes",
+    "one_pixel",
+    "patch",
+    "pgd",
+    "run",
+    "square",
+    "stateless",
+    "stochastic",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

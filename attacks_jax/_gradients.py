@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attacks_jax._attack import Images, Logits, Oracle, OracleState
+from attacks_jax._base import Images, Logits, Oracle, OracleState
 
 Objective = Callable[[Logits, Images], jax.Array]  # (B, K), (B, H, W, C) -> (B,)
 

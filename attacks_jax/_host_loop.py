@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from attacks_jax._guarded import remembers
+from attacks_jax._detector_oracle import remembers
 
 # Below so few examples a step costs much the same whether some are dropped or not.
 SMALLEST_BATCH = 8

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 from jax.tree_util import Partial
 
-from attacks_jax._attack import Images, Logits, Oracle, OracleState
+from attacks_jax._base import Images, Logits, Oracle, OracleState
 from attacks_jax._checks import check_counts, describe
 from attacks_jax._pinned import as_partial
 

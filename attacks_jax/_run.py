@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from attacks_jax._attack import Attack, Images, Labels, Oracle, OracleState, Result
+from attacks_jax._base import Attack, Images, Labels, Oracle, OracleState, Result
 from attacks_jax._checks import (
     check_answer,
     check_batch,
@@ -20,9 +20,9 @@ from attacks_jax._checks import (
     is_traced,
 )
 from attacks_jax._host_loop import host_loop
-from attacks_jax._learning import Learning
-from attacks_jax._outcome import rounded
 from attacks_jax._pinned import as_partial, pinned
+from attacks_jax._success import rounded
+from attacks_jax._trainable import Learning
 
 Loop = Literal["auto", "host", "compiled"]
 

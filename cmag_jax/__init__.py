@@ -12,14 +12,30 @@ A victim is a pure function from images to (feature maps, logits). Images are (B
 float32 in [0, 1].
 """
 
-from cmag_jax import cmag as cmag
-from cmag_jax import defense_gan as defense_gan
-from cmag_jax import feature_squeezing as feature_squeezing
-from cmag_jax import magnet as magnet
-from cmag_jax.cascade import CMAGParams as CMAGParams
-from cmag_jax.config import CMAG_PLUS as CMAG_PLUS
-from cmag_jax.config import CMAGConfig as CMAGConfig
-from cmag_jax.ssim import global_ssim as global_ssim
-from cmag_jax.ssim import windowed_ssim as windowed_ssim
-from cmag_jax.thresholds import calibrate as calibrate
-from cmag_jax.thresholds import detect as detect
+from cmag_jax import cmag, defense_gan, feature_squeezing, magnet, protocol
+from cmag_jax.cmag.cascade import CMAGParams
+from cmag_jax.cmag.config import CMAG_PLUS, CMAGConfig
+from cmag_jax.ssim import global_ssim, windowed_ssim
+from cmag_jax.thresholds import calibrate, detect
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "CMAG_PLUS",
+    "CMAGConfig",
+    "CMAGParams",
+    "__version__",
+    "calibrate",
+    "cmag",
+    "defense_gan",
+    "detect",
+    "feature_squeezing",
+    "global_ssim",
+    "magnet",
+    "protocol",
+    "windowed_ssim",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

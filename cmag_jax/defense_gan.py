@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cmag_jax import gan, reconstructors
-from cmag_jax.checks import check_above_zero, check_counts, check_images, check_number
+from cmag_jax import _wgan as wgan
+from cmag_jax._checks import check_above_zero, check_counts, check_images, check_number
+from cmag_jax.cmag import reconstructors
 from cmag_jax.protocol import CleanImages, Losses
 from cmag_jax.thresholds import Scores, Thresholds
 from cmag_jax.thresholds import calibrate as calibrate
@@ -33,13 +34,42 @@ from cmag_jax.thresholds import detect as detect
 from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
 
+__all__ = [
+    "CLASSIFIES_REBUILT",
+    "FROM_HELD_OUT",
+    "MODULES",
+    "MOST_WRITTEN_OUT",
+    "PAPER_RULE_ON",
+    "SLOW",
+    "DefenseGANConfig",
+    "DefenseGANParams",
+    "FitInfo",
+    "calibrate",
+    "detect",
+    "differentiable_score",
+    "fit",
+    "fit_module",
+    "generate",
+    "init",
+    "paper_thresholds",
+    "project",
+    "rebuild",
+    "reconstruct",
+    "score",
+    "surrogate",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @dataclasses.dataclass(frozen=True)
 class DefenseGANConfig:
     """Everything that determines a fitted Defense-GAN beside the images and the key."""
 
-    generator: gan.Kind = "convolutional"  # the paper's kind; "dense" is for CPUs
-    critic: gan.Kind = "convolutional"
+    generator: wgan.Kind = "convolutional"  # the paper's kind; "dense" is for CPUs
+    critic: wgan.Kind = "convolutional"
     generator_width: int = 64  # channels (dense: hidden units / 4 and / 8); reference: NET_DIM
     critic_width: int = 64
     latent_size: int = 128  # reference: LATENT_DIM
@@ -62,7 +92,7 @@ class DefenseGANConfig:
     def __post_init__(self):
         for name in ("generator", "critic"):
             value = getattr(self, name)
-            if not isinstance(value, str) or value not in gan.GENERATORS:
+            if not isinstance(value, str) or value not in wgan.GENERATORS:
                 raise ValueError(
                     f"expected {name} 'convolutional' or 'dense', got {getattr(self, name)!r}"
                 )
@@ -90,7 +120,7 @@ SLOW = True
 class DefenseGANParams:
     """A fitted Defense-GAN: a pytree of weights that knows its configuration."""
 
-    gan: gan.Weights
+    gan: wgan.Weights
     starts: jax.Array  # (R, Z) where the search starts, the same for every image
     config: DefenseGANConfig = dataclasses.field(metadata={"static": True})
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
@@ -151,7 +181,7 @@ def fit_module(
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
     check_images(images, params.image_shape)
     config, (generator, critic) = params.config, _networks(params)
-    weights, *losses = gan.train(
+    weights, *losses = wgan.train(
         jax.random.fold_in(key, 1),  # 0 is init's
         generator,
         critic,
@@ -185,10 +215,10 @@ def init(
         reconstructors.check_image_shape(image_shape)
     keys = jax.random.split(jax.random.fold_in(key, 0), 3)
     starts = jax.random.normal(keys[0], (config.restarts, config.latent_size), jnp.float32)
-    empty = DefenseGANParams(gan.Weights(None, None), starts, config, image_shape)
+    empty = DefenseGANParams(wgan.Weights(None, None), starts, config, image_shape)
     generator, critic = _networks(empty)
     image = jnp.zeros((1, *image_shape), jnp.float32)
-    weights = gan.Weights(_init(generator, keys[1], starts), _init(critic, keys[2], image))
+    weights = wgan.Weights(_init(generator, keys[1], starts), _init(critic, keys[2], image))
     return dataclasses.replace(empty, gan=weights, starts=starts / config.latent_size**0.5)
 
 
@@ -301,8 +331,8 @@ def surrogate(params: DefenseGANParams, *, search_steps: int, restarts: int) -> 
 def _networks(params: DefenseGANParams) -> tuple[nn.Module, nn.Module]:
     """(generator, critic)"""
     config = params.config
-    generator = gan.GENERATORS[config.generator](params.image_shape, config.generator_width)
-    return generator, gan.CRITICS[config.critic](config.critic_width)
+    generator = wgan.GENERATORS[config.generator](params.image_shape, config.generator_width)
+    return generator, wgan.CRITICS[config.critic](config.critic_width)
 
 
 def _restarts(params: DefenseGANParams, z: jax.Array) -> jax.Array:

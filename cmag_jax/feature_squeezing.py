@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cmag_jax.checks import check_images, check_sequence, of_none
+from cmag_jax._checks import check_images, check_sequence, of_none
 from cmag_jax.protocol import CleanImages, Losses
 from cmag_jax.thresholds import Scores, Thresholds
 from cmag_jax.thresholds import calibrate as calibrate
@@ -32,6 +32,38 @@ from cmag_jax.thresholds import detect as detect
 from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
 from cmag_jax.victim import ready
+
+__all__ = [
+    "CLASSIFIES_REBUILT",
+    "FROM_HELD_OUT",
+    "MEDIAN_SIZES",
+    "MODULES",
+    "PAPER_FPR",
+    "PAPER_RULE_ON",
+    "SLOW",
+    "FeatureSqueezingConfig",
+    "FeatureSqueezingParams",
+    "FitInfo",
+    "approximate_score",
+    "bit_depth",
+    "calibrate",
+    "combine",
+    "detect",
+    "differentiable_score",
+    "fit",
+    "fit_module",
+    "init",
+    "median_smooth",
+    "paper_thresholds",
+    "rebuild",
+    "score",
+    "surrogate",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 MEDIAN_SIZES = (2, 3)  # pixels across the window; the paper's
 MODULES = FROM_HELD_OUT = ()  # nothing is learnt

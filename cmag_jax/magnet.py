@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmag_jax import thresholds
-from cmag_jax.checks import (
+from cmag_jax._checks import (
     check_above_zero,
     check_counts,
     check_images,
@@ -31,15 +31,47 @@ from cmag_jax.checks import (
     check_sequence,
     of_none,
 )
-from cmag_jax.divergence import jensen_shannon as jensen_shannon
-from cmag_jax.few_channels import Convolution
+from cmag_jax._divergence import jensen_shannon
+from cmag_jax._planar_conv import Convolution
+from cmag_jax._training import train
 from cmag_jax.protocol import CleanImages, Losses
 from cmag_jax.thresholds import combine as combine
 from cmag_jax.thresholds import detect as detect
-from cmag_jax.training import train
 from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
 from cmag_jax.victim import ready
+
+__all__ = [
+    "CLASSIFIES_REBUILT",
+    "FROM_HELD_OUT",
+    "MAGNET_COLOUR",
+    "MODULES",
+    "PAPER_DROP_RATE",
+    "PAPER_RULE_ON",
+    "SLOW",
+    "FitInfo",
+    "MagNetConfig",
+    "MagNetParams",
+    "Reconstructions",
+    "autoencode",
+    "calibrate",
+    "combine",
+    "detect",
+    "differentiable_score",
+    "fit",
+    "fit_module",
+    "init",
+    "jensen_shannon",
+    "paper_thresholds",
+    "rebuild",
+    "reform",
+    "score",
+    "surrogate",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @dataclasses.dataclass(frozen=True)

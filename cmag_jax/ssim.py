@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmag_jax.checks import check_same_images
+from cmag_jax._checks import check_same_images
 
 # The usual constants of Wang et al. (2004) for pixels in [0, 1]; CMAG prints none.
 C1 = 0.01**2

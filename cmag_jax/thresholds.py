@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmag_jax.checks import describe
+from cmag_jax._checks import describe
 
 Scores = Mapping[str, jax.Array | np.ndarray]  # name -> (N,)
 Thresholds = dict[str, float]

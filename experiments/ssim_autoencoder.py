@@ -26,7 +26,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from cmag_jax import global_ssim
-from cmag_jax.training import train
+from cmag_jax._training import train
 from experiments import datasets
 from experiments.report import __main__ as report
 from experiments.report import figures

@@ -14,26 +14,48 @@ Images are (H, W, C) or (B, H, W, C) float32 in [0, 1]; classifiers are pure fun
 images (B, H, W, C) to logits (B, K).
 """
 
-from spt_jax._agreement import agreement as agreement
-from spt_jax._automaton import Automaton as Automaton
-from spt_jax._buffer import buffer as buffer
-from spt_jax._buffer import classifier_queries as classifier_queries
-from spt_jax._chain import chain as chain
-from spt_jax._comparator import comparator as comparator
-from spt_jax._comparator import cosine as cosine
-from spt_jax._filters import jpeg as jpeg
-from spt_jax._filters import median_smooth as median_smooth
-from spt_jax._oracles import one_client_per_image as one_client_per_image
-from spt_jax._oracles import one_stream as one_stream
-from spt_jax._oracles import taking_turns as taking_turns
-from spt_jax._osd import osd_threshold as osd_threshold
-from spt_jax._psnr import psnr as psnr
-from spt_jax._rivals import blacklight as blacklight
-from spt_jax._rivals import osd as osd
-from spt_jax._server import Server as Server
-from spt_jax._server import serve as serve
-from spt_jax._server import state_bytes as state_bytes
-from spt_jax._system import Answer as Answer
-from spt_jax._system import State as State
-from spt_jax._system import System as System
-from spt_jax._system import package as package
+from spt_jax._automaton import Automaton
+from spt_jax._defences.agreement import agreement
+from spt_jax._defences.buffer import buffer, classifier_queries
+from spt_jax._defences.chain import chain
+from spt_jax._defences.comparator import comparator, cosine
+from spt_jax._defences.osd import osd_threshold
+from spt_jax._defences.rivals import blacklight, osd
+from spt_jax._filters import jpeg, median_smooth
+from spt_jax._oracles import one_client_per_image, one_stream, taking_turns
+from spt_jax._psnr import psnr
+from spt_jax._server import Server, serve, state_bytes
+from spt_jax._system import Answer, State, System, package
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "Answer",
+    "Automaton",
+    "Server",
+    "State",
+    "System",
+    "__version__",
+    "agreement",
+    "blacklight",
+    "buffer",
+    "chain",
+    "classifier_queries",
+    "comparator",
+    "cosine",
+    "jpeg",
+    "median_smooth",
+    "one_client_per_image",
+    "one_stream",
+    "osd",
+    "osd_threshold",
+    "package",
+    "psnr",
+    "serve",
+    "state_bytes",
+    "taking_turns",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -47,6 +47,6 @@ def _plain(case: Case) -> dict[str, Any]:
 def _code() -> str:
     """A hash of the library: figures are of the code that made them."""
     sha = hashlib.sha256()
-    for file in sorted(Path(attacks_jax.__file__).parent.glob("*.py")):
+    for file in sorted(Path(attacks_jax.__file__).parent.rglob("*.py")):
         sha.update(file.read_bytes())
     return sha.hexdigest()[:12]

@@ -41,7 +41,7 @@ FIT_STEPS = 10  # batches in an epoch
 
 def measure(config: Any, data: Dataset) -> Iterator[list[Row]]:
     """The rows, race by race, of every system's `score` and of what is fitted by
-    `cmag_jax.training`; Defense-GAN's search, which takes longest, comes last.
+    `cmag_jax._training`; Defense-GAN's search, which takes longest, comes last.
 
     Args:
       config: a `benchmark.Config`.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from cmag_jax import cmag
-from cmag_jax.rarity import rarity, tails
+from cmag_jax.cmag.combined_p_value import rarity, tails
 from experiments.cmag.detection_rows import FPRS
 from experiments.pipeline.detectors import FittedDetector, Scores
 from experiments.runtime.results import Row

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from cmag_jax import CMAGParams, cmag
-from cmag_jax.victim import ready
+from cmag_jax.victim import Victim, ready
 from experiments.cmag import paper_values
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
 from experiments.runtime.results import Row
@@ -103,7 +103,7 @@ def check(
     } | {metric: (float(np.mean(values)), len(values)) for metric, values in of_each.items()}
 
 
-def reconstruction_error(victim: cmag.Victim, params: CMAGParams) -> Error:
+def reconstruction_error(victim: Victim, params: CMAGParams) -> Error:
     """The `error` of a fitted CMAG: u (N, H, W, C) float32, of any values -> GR's reconstruction
     of u, minus u."""
     victim = ready(victim)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from attacks_jax._boundary import SOURCE_ANSWERS, WALK, boundary
-from attacks_jax._examples import norm
+from attacks_jax._attacks.boundary import SOURCE_ANSWERS, WALK, boundary
+from attacks_jax._batch_ops import norm
 from tests.attacks_jax import toys
 
 KEY = jax.random.key(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from attacks_jax._carlini_wagner_linf import carlini_wagner_linf
+from attacks_jax._attacks.carlini_wagner_linf import carlini_wagner_linf
 from tests.attacks_jax import toys
 
 KEY = jax.random.key(0)

@@ -150,11 +150,11 @@ def test_an_oracle_that_insists_on_float32_is_served_with_64_bits(name):
 
 
 def test_every_pair_of_pixels_is_tried_in_blocks_as_at_once():
-    from attacks_jax import _jsma
+    from attacks_jax._attacks import jsma
 
     rng = np.random.default_rng(0)
     gain, relief = rng.normal(size=(2, 3, 70)).astype(np.float32)
-    whole = _jsma._try_all(jnp.asarray(gain), jnp.asarray(relief))
+    whole = jsma._try_all(jnp.asarray(gain), jnp.asarray(relief))
     products = np.maximum(gain[:, :, None] + gain[:, None], 0) * np.maximum(
         relief[:, :, None] + relief[:, None], 0
     )
@@ -162,12 +162,12 @@ def test_every_pair_of_pixels_is_tried_in_blocks_as_at_once():
     flat = products.reshape(3, -1)
     np.testing.assert_allclose(whole[2], flat.max(axis=1), rtol=1e-6)
     np.testing.assert_array_equal(whole[0], flat.argmax(axis=1) // 70)
-    small, _jsma.AT_ONCE = _jsma.AT_ONCE, 3 * 70 * 4  # four rows at a time, of which two are none
+    small, jsma.AT_ONCE = jsma.AT_ONCE, 3 * 70 * 4  # four rows at a time, of which two are none
     try:
-        for a, b in zip(whole, _jsma._try_all(jnp.asarray(gain), jnp.asarray(relief)), strict=True):
+        for a, b in zip(whole, jsma._try_all(jnp.asarray(gain), jnp.asarray(relief)), strict=True):
             np.testing.assert_array_equal(a, b)
     finally:
-        _jsma.AT_ONCE = small
+        jsma.AT_ONCE = small
 
 
 @pytest.mark.parametrize("name", zoo.ONCE)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from attacks_jax._examples import norm
-from attacks_jax._hop_skip_jump import hop_skip_jump
+from attacks_jax._attacks.hop_skip_jump import hop_skip_jump
+from attacks_jax._batch_ops import norm
 from tests.attacks_jax import toys
 
 KEY = jax.random.key(0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attacks_jax
-from attacks_jax import _jsma
+from attacks_jax._attacks import jsma
 from tests.attacks_jax import toys
 
 KEY = jax.random.key(0)
@@ -43,7 +43,7 @@ def test_the_pair_is_the_best_of_all(seed, tilt):
     gain = rng.normal(size=(4, 150)).astype(np.float32)
     relief = (tilt * gain + np.sqrt(1 - tilt**2) * rng.normal(size=gain.shape)).astype(np.float32)
     movable = rng.uniform(size=gain.shape) < 0.8
-    first, second, best = _jsma.best_pairs(*map(jnp.asarray, (gain, relief, movable)))
+    first, second, best = jsma.best_pairs(*map(jnp.asarray, (gain, relief, movable)))
     for i in range(4):
         np.testing.assert_allclose(best[i], by_hand(gain[i], relief[i], movable[i]), rtol=1e-4)
         p, q = int(first[i]), int(second[i])
@@ -54,12 +54,12 @@ def test_the_pair_is_the_best_of_all(seed, tilt):
 
 
 def test_a_shortlist_that_can_not_settle_it_is_not_trusted(monkeypatch):
-    monkeypatch.setattr(_jsma, "SHORTLIST", 2)
+    monkeypatch.setattr(jsma, "SHORTLIST", 2)
     rng = np.random.default_rng(0)
     gain = rng.normal(size=(8, 60)).astype(np.float32)
     relief = -0.99 * gain + 0.1 * rng.normal(size=gain.shape).astype(np.float32)
     movable = np.ones(gain.shape, bool)
-    _, _, best = _jsma.best_pairs(*map(jnp.asarray, (gain, relief, movable)))
+    _, _, best = jsma.best_pairs(*map(jnp.asarray, (gain, relief, movable)))
     expected = [by_hand(*rows) for rows in zip(gain, relief, movable, strict=True)]
     np.testing.assert_allclose(best, expected, rtol=1e-4)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from attacks_jax._atn import rerank
+from attacks_jax._attacks.atn import rerank
 from tests.attacks_jax import toys
 
 KEY = jax.random.key(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from attacks_jax._nes import nes
+from attacks_jax._attacks.nes import nes
 from tests.attacks_jax import toys
 
 KEY = jax.random.key(0)

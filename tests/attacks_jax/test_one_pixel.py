@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from attacks_jax._one_pixel import one_pixel
+from attacks_jax._attacks.one_pixel import one_pixel
 from tests.attacks_jax import toys
 
 KEY = jax.random.key(0)

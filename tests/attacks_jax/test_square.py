@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import attacks_jax
-from attacks_jax._square import _pattern, square
+from attacks_jax._attacks.square import _pattern, square
 from tests.attacks_jax import toys
 
 KEY = jax.random.key(0)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-import cmag_jax.training
+import cmag_jax._training
 from experiments.victims import recipe, training
 from tests.experiments.test_report import ROW
 
@@ -308,7 +308,7 @@ def test_no_line_ends_in_silence_or_a_riddle(places, capsys, monkeypatch):
     def train(*_, **__):
         raise Trained
 
-    for module, name in ((training, "_train"), (recipe, "train"), (cmag_jax.training, "train")):
+    for module, name in ((training, "_train"), (recipe, "train"), (cmag_jax._training, "train")):
         monkeypatch.setattr(module, name, train)
     for line, expected in RIGHT.items():
         assert ending(words_of(line, places), capsys, monkeypatch)[0] == expected, line

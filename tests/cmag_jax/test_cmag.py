@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from cmag_jax import CMAG_PLUS, CMAGConfig, cascade, cmag, global_ssim, training
-from cmag_jax.rarity import rarity, tails
+from cmag_jax import CMAG_PLUS, CMAGConfig, cmag, global_ssim
+from cmag_jax import _training as training
+from cmag_jax.cmag import cascade
+from cmag_jax.cmag.combined_p_value import rarity, tails
 from tests.compilations import counted
 
 KEY = jax.random.key(0)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmag_jax import defense_gan, gan
+from cmag_jax import _wgan as wgan
+from cmag_jax import defense_gan
 from cmag_jax.defense_gan import DefenseGANConfig
 
 KEY = jax.random.key(0)
@@ -73,11 +74,11 @@ def norms(differences):
 def test_the_gradient_penalty_of_critics_whose_gradient_is_known():
     real, fake = clean_images(1, 5), clean_images(2, 5)
     weights = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    linear = gan.gradient_penalty(KEY, lambda x: jnp.sum(x * weights, (1, 2, 3)), real, fake)
+    linear = wgan.gradient_penalty(KEY, lambda x: jnp.sum(x * weights, (1, 2, 3)), real, fake)
     np.testing.assert_allclose(linear, (np.linalg.norm(weights) - 1) ** 2, rtol=1e-5)
-    flat = gan.gradient_penalty(KEY, lambda x: jnp.zeros(len(x)), real, fake)
+    flat = wgan.gradient_penalty(KEY, lambda x: jnp.zeros(len(x)), real, fake)
     np.testing.assert_allclose(flat, 1, rtol=1e-4)
-    square = partial(gan.gradient_penalty, KEY, lambda x: jnp.sum(x**2, (1, 2, 3)) / 2)
+    square = partial(wgan.gradient_penalty, KEY, lambda x: jnp.sum(x**2, (1, 2, 3)) / 2)
     np.testing.assert_allclose(square(real, real), np.mean((norms(real) - 1) ** 2), rtol=1e-5)
     # From a unit vector to its double: the mean of share^2, each pair with a share of its own.
     units = np.tile(real[:1] / norms(real[:1]), (3000, 1, 1, 1))
@@ -141,7 +142,7 @@ def test_the_generator_takes_every_fifth_turn(short):
 @pytest.mark.parametrize(("final_rate", "expected"), [(1.0, [0.1] * 3), (0.2, [0.1, 0.06, 0.02])])
 def test_the_learning_rate_falls_along_a_cosine_if_it_is_told_to(final_rate, expected):
     """Adam's step for a gradient of 1 again and again is its rate."""
-    optimiser = gan._adam(0.1, final_rate, (0.5, 0.9), 2)
+    optimiser = wgan._adam(0.1, final_rate, (0.5, 0.9), 2)
     state, moves = optimiser.init(jnp.zeros(())), []
     for _ in expected:
         move, state = optimiser.update(jnp.ones(()), state)
@@ -161,7 +162,7 @@ def test_fitting_module_by_module_is_fitting_to_the_bit(short):
 
 
 def test_the_compiled_epochs_of_an_accelerator_train_as_the_host_loop_does(short, monkeypatch):
-    monkeypatch.setattr(gan, "_host_epoch", gan._compiled_epoch)
+    monkeypatch.setattr(wgan, "_host_epoch", wgan._compiled_epoch)
     params, info = defense_gan.fit(KEY, victim, clean_images(0, 64), short[0].config)
     np.testing.assert_allclose(info.critic_loss, short[1].critic_loss, rtol=1e-4)
     np.testing.assert_allclose(info.generator_loss, short[1].generator_loss, rtol=1e-4)

@@ -22,9 +22,9 @@ from cmag_jax import (
     feature_squeezing,
     global_ssim,
     magnet,
-    scores,
     windowed_ssim,
 )
+from cmag_jax.cmag import scores
 from cmag_jax.victim import ready
 from tests.cmag_jax.test_cmag import CLASSES, SHAPE, clean_images, victim
 from tests.compilations import counted

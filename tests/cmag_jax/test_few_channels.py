@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from scipy import ndimage
 
-from cmag_jax.few_channels import MOST_PRODUCTS, Convolution, convolve
+from cmag_jax._planar_conv import MOST_PRODUCTS, Convolution, convolve
 
 
 def _draw(shape, seed=0):

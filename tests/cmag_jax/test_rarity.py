@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmag_jax.rarity import ORDER, rarity, tails
+from cmag_jax.cmag.combined_p_value import ORDER, rarity, tails
 
 RNG = np.random.default_rng(0)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
-from cmag_jax import scores
-from cmag_jax.scores import Evidence
+from cmag_jax.cmag import scores
+from cmag_jax.cmag.scores import Evidence
 
 RNG = np.random.default_rng(0)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spt_jax._blacklight import EMPTY, Blacklight, most_in_common
+from spt_jax._defences.blacklight import EMPTY, Blacklight, most_in_common
 from tests.spt_jax.toys import flags_of
 
 SHAPE = (6, 6, 3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio
 
 import spt_jax
-from spt_jax._buffer import Buffer
+from spt_jax._defences.buffer import Buffer
 from tests.spt_jax import automata, toys
 
 TINY = (2, 2, 1)

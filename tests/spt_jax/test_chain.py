@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spt_jax
-from spt_jax._chain import Chain
+from spt_jax._defences.chain import Chain
 from tests.spt_jax import automata, toys
 
 TINY = (2, 2, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from spt_jax._osd import OSD, osd_threshold
+from spt_jax._defences.osd import OSD, osd_threshold
 from tests.spt_jax.toys import flags_of
 
 SHAPE = (2, 3, 1)

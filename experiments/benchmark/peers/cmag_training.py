@@ -1,5 +1,5 @@
 """The training of CMAG's modules, and of MagNet's autoencoder I, in torch: the same networks from
-the same weights, the same loss, batches and Adam, to be timed beside `cmag_jax.training`."""
+the same weights, the same loss, batches and Adam, to be timed beside `cmag_jax._training`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,0 +1,1 @@
+"""Every attack, one a file, and what several of them share."""

@@ -1,0 +1,206 @@
+"""EAD of Chen, Sharma, Zhang, Yi and Hsieh, "EAD: Elastic-Net Attacks to Deep Neural Networks via
+Adversarial Examples" (2018), algorithm 1."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attacks_jax._attacks.carlini_wagner import (
+    Best,
+    Bisection,
+    Rounds,
+    advance,
+    bisect,
+    first_round,
+    nearest,
+    only_clean,
+    start_bisection,
+)
+from attacks_jax._base import Attack, Images, Labels, OneStage, Oracle, OracleState, Result
+from attacks_jax._batch_ops import PIXELS, Norm, expand, freeze, norm, select, width
+from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
+from attacks_jax._gradients import input_gradient
+from attacks_jax._losses import goal_margin
+from attacks_jax._success import finish, wins
+
+
+class EADState(NamedTuple):
+    """Every example has its own place in its own search."""
+
+    clean: Images  # (B, H, W, C)
+    labels: Labels  # (B,)
+    images: Images  # (B, H, W, C): sparse, what may be given back
+    ahead: Images  # (B, H, W, C): extrapolated, where gradients are taken
+    search: Bisection  # over c, a round each
+    rounds: Rounds
+    best: Best  # by the decision rule
+    done: jax.Array  # (B,) bool
+    queries: jax.Array  # (B,) int32
+    oracle_state: OracleState
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EAD(OneStage):
+    confidence: float | jax.Array
+    step_size: float | jax.Array
+    initial_const: float | jax.Array
+    beta: float | jax.Array
+    decision_rule: Literal["EN", "L1"] = field(metadata={"static": True})
+    steps_per_round: int = field(metadata={"static": True})
+    binary_search_steps: int = field(metadata={"static": True})
+    abort_early: bool = field(metadata={"static": True})
+    targeted: bool = field(metadata={"static": True})
+    bounds: tuple[float, float] = field(metadata={"static": True})
+
+    norm: ClassVar[Norm] = "l1"
+
+    @property
+    def num_steps(self) -> int:
+        return self.binary_search_steps * self.steps_per_round
+
+    def init(self, oracle, oracle_state, key, images, labels) -> EADState:
+        del key
+        batch = images.shape[0]
+        oracle_state, logits = oracle(oracle_state, images)
+        margin = goal_margin(logits, labels, targeted=self.targeted)
+        already = wins(margin, self.confidence)
+        return EADState(
+            clean=images,
+            labels=labels,
+            images=images,
+            ahead=images,
+            search=start_bisection(self.initial_const, batch),
+            rounds=first_round(batch),
+            best=only_clean(images, margin, already),
+            done=already,
+            queries=jnp.ones(batch, jnp.int32),
+            oracle_state=oracle_state,
+        )
+
+    def step(self, oracle: Oracle, state: EADState) -> EADState:
+        """One step of FISTA for every example, and, where a round ends, the next c."""
+
+        def margin_and_hinge(logits):
+            margin = goal_margin(logits, state.labels, targeted=self.targeted)
+            return margin, state.search.const * jnp.maximum(self.confidence - margin, 0.0)
+
+        def smooth_loss(logits, images):
+            change = (images - state.clean) / width(self.bounds)
+            return margin_and_hinge(logits)[1] + jnp.sum(change**2, axis=PIXELS)
+
+        asked = input_gradient(oracle, state.oracle_state, state.ahead, smooth_loss)
+        k = expand(state.rounds.iteration.astype(jnp.float32), state.clean)
+        step_size = self.step_size * jnp.sqrt(1.0 - k / self.steps_per_round)
+        stride = step_size * width(self.bounds) ** 2  # of the gradient by the pixels, and for them
+        images = self._shrink(state.ahead - stride * asked.gradient, state.clean)
+        ahead = jnp.clip(images + k / (k + 3.0) * (images - state.images), *self.bounds)
+
+        # What is sparse and within the bounds is another image: the oracle is asked about it.
+        oracle_state, logits = oracle(asked.oracle_state, images)
+        margin, hinge = margin_and_hinge(logits)
+        won = wins(margin, self.confidence)
+        change = (images - state.clean) / width(self.bounds)
+        l1 = norm(change, "l1")
+        elastic = jnp.sum(change**2, axis=PIXELS) + self.beta * l1
+        rounds, ends = advance(
+            state.rounds,
+            hinge + elastic,
+            steps=self.steps_per_round,
+            abort_early=self.abort_early,
+            solved=False,
+        )
+
+        moved = state._replace(
+            images=select(ends, state.clean, images),
+            ahead=select(ends, state.clean, ahead),
+            search=bisect(state.search, won, ends),
+            rounds=rounds,
+            best=nearest(
+                state.best, images, elastic if self.decision_rule == "EN" else l1, margin, won
+            ),
+            done=rounds.behind >= self.binary_search_steps,
+            queries=state.queries + 2,
+            oracle_state=oracle_state,
+        )
+        return freeze(state, moved)
+
+    def result(self, oracle: Oracle, state: EADState) -> Result:
+        return finish(
+            oracle,
+            state,
+            state.best.images,
+            distance=self.norm,
+            targeted=self.targeted,
+            confidence=self.confidence,
+        )
+
+    def _shrink(self, images, clean):
+        """Every change made smaller by beta, or none where it is smaller than that."""
+        change, beta = images - clean, self.beta * width(self.bounds)
+        shrunk = jnp.sign(change) * (jnp.abs(change) - beta)
+        return jnp.where(jnp.abs(change) > beta, jnp.clip(clean + shrunk, *self.bounds), clean)
+
+
+def ead(
+    *,
+    confidence: float | jax.Array = 0.0,
+    num_steps: int = 10_000,
+    step_size: float | jax.Array = 0.01,
+    binary_search_steps: int = 9,
+    initial_const: float | jax.Array = 1e-3,
+    beta: float | jax.Array = 1e-3,
+    decision_rule: Literal["EN", "L1"] = "EN",
+    abort_early: bool = True,
+    targeted: bool = False,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Attack:
+    """An image misclassified by `confidence` logits and near in l1 and l2: the elastic-net attack.
+
+    Minimises c max(confidence - margin(f(x')), 0) + ||x' - x||_2^2 + beta ||x' - x||_1 with
+    iterative shrinkage and thresholding (FISTA; algorithm 1 of the paper), whose step size
+    decays with the square root to zero, and searches for the smallest c, separately for each
+    example. Of all that is misclassified the nearest by the decision rule is returned. Distances
+    are l1 norms. A step takes two queries: a gradient at the extrapolated image, and a look at
+    the sparse one. An image that already meets the confidence is returned as it is. Where no
+    round succeeds, the image that came closest in logits is returned, with `success` false.
+
+    As in the paper, thresholds are beta, whatever the step size. Unlike the authors' code, the
+    extrapolated image is kept within the bounds, the only place where an oracle is asked; a
+    round that has stalled is ended for each example by its own loss, not by the sum over the
+    batch; and the last of ten or more rounds doesn't repeat the smallest c that succeeded.
+
+    Args:
+      confidence: kappa, in logits. Traced.
+      num_steps: steps of FISTA in each round of the search over c.
+      step_size: the first step size of a round, for pixels in [0, 1]. Traced.
+      binary_search_steps: rounds of the search over c.
+      initial_const: the first c. Traced.
+      beta: the weight of the l1 norm, for pixels in [0, 1]; zero for l2 alone. Traced.
+      decision_rule: "EN" for the least elastic-net distance, "L1" for the least l1 norm.
+      abort_early: end a round of an example that no longer makes progress.
+      targeted: whether the labels given to `run` are targets.
+      bounds: the lowest and the highest value of a pixel.
+
+    Raises:
+      ValueError: a negative confidence or beta, another option that is not above zero, a
+        decision rule of another name, bounds that are no interval.
+    """
+    check_positive(confidence=confidence, beta=beta, or_zero=True)
+    check_positive(step_size=step_size, initial_const=initial_const)
+    check_counts(num_steps=num_steps, binary_search_steps=binary_search_steps)
+    check_choice(decision_rule=(decision_rule, ("EN", "L1")))
+    return EAD(
+        confidence,
+        step_size,
+        initial_const,
+        beta,
+        decision_rule,
+        num_steps,
+        binary_search_steps,
+        abort_early,
+        targeted,
+        check_bounds(bounds),
+    )

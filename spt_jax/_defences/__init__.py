@@ -1,0 +1,1 @@
+"""Every defence, one a file."""

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from cmag_jax._pinned import as_partial, pinned
 from cmag_jax.checks import describe
-from cmag_jax.pinned import as_partial, pinned
 
 # images (B, H, W, C) -> (feature maps (B, h, w, c), logits (B, K))
 Victim = Callable[[jax.Array], tuple[jax.Array, jax.Array]]

@@ -174,7 +174,7 @@ def _rebuilt_rows(config: Config, data: Dataset, system: System) -> Iterator[Row
         return
     test = data.samples(config.most(system), seed=config.seed).test
     images, labels = test.images, test.labels
-    key = cache.key(rebuilt=system.key, images=cache.digest(images))
+    key = cache.key(rebuilt=system.key, images=cache.digest(images), version=systems.SCORES_VERSION)
     path = config.cache_dir / f"rebuilt-{systems.slug(system.name)}-{key}.npz"
     rebuilt = cache.arrays(path, lambda: {"images": np.asarray(system.rebuild(images))})["images"]
     for metric, seen in (("accuracy:as they are", images), ("accuracy:rebuilt", rebuilt)):

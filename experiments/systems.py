@@ -108,9 +108,7 @@ def fit(
         config=config,
         victim=victim.key,
         seed=seed,
-        given={
-            part: cache.digest(*map(np.asarray, jax.tree.leaves(given[part]))) for part in given
-        },
+        given={part: cache.digest_of_tree(tree) for part, tree in given.items()},
         version=VERSION,
     )
     random = jax.random.fold_in(jax.random.key(seed), 1)  # the victim's is the key itself

@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
-COPIES = ("attacks_jax/_pinned.py", "cmag_jax/pinned.py", "spt_jax/_pinned.py")
+LIBRARIES = ("attacks_jax", "cmag_jax", "spt_jax")
 
 
-def test_the_three_copies_are_one_text():
-    texts = {(ROOT / copy).read_text() for copy in COPIES}
-    assert len(texts) == 1, f"copy attacks_jax/_pinned.py over {', '.join(COPIES[1:])}"
+@pytest.mark.parametrize("name", ["_pinned.py", "_callable_key.py"])
+def test_the_three_copies_are_one_text_but_for_the_library_s_name(name):
+    texts = {
+        (ROOT / library / name).read_text().replace(f"from {library}.", "from *.")
+        for library in LIBRARIES
+    }
+    assert len(texts) == 1, f"copy attacks_jax/{name} over those of {LIBRARIES[1:]}"

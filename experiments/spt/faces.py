@@ -175,7 +175,9 @@ def measure(
         config.dataset, data_dir=data_dir, manual_dir=manual_dir, face_size=config.face_size
     )
     victim, fallback = (
-        victims.get(data, config.network(architecture), seed=seed + i, cache_dir=cache_dir)
+        victims.get(
+            data, config.network(architecture), seed=(seed + i) % 2**32, cache_dir=cache_dir
+        )
         for i, architecture in enumerate((config.classifier, config.fallback))
     )
     standards = choose_standards(victim, data.train)

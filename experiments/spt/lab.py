@@ -80,7 +80,7 @@ class Lab:
     def decoy(self, decoy: Decoy) -> Victim:
         """The second classifier, trained as table III says."""
         if decoy.training == "T-":
-            seed = 1000 + 100 * self.config.seed + decoy.seed
+            seed = (1000 + 100 * self.config.seed + decoy.seed) % 2**32
             return self._trained(decoy.network, seed, epochs=0)
         return self.network(decoy.network, labels=LABELS[decoy.training])
 
@@ -117,6 +117,8 @@ class Lab:
 
     def key(self, defence: Defence, classifier: Victim, **determines: Any) -> str:
         """A cache key of what an attack on a system depends on."""
+        if defence.kind == "osd":
+            determines["encoder"] = osd_encoder.VERSION
         return cache.key(
             defence=defence,
             victim=classifier.key,

@@ -70,7 +70,7 @@ def train(
         zero in the end all the same. Not repeatable; for a machine that is lent for minutes.
     """
     began = time.monotonic()
-    key = cache.key(recipe=recipe, data=dataset.digest, seed=seed, version=VERSION)
+    key = cache.key(recipe=recipe, data=dataset.digest, seed=seed, seconds=seconds, version=VERSION)
     folder = cache_dir / f"zoo-{recipe.architecture}-{key}"
     network = recipe.network(dataset.classes)
     init_key, train_key = jax.random.split(jax.random.key(seed))

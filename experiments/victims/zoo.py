@@ -74,16 +74,24 @@ def load(name: str, folder: Path = FOLDER) -> Victim:
     """A network of the zoo.
 
     Raises:
-      DataError: no network of this name; weights that are not those of the JSON.
+      DataError: no network of this name; a file that is damaged, or not the other's.
     """
     path = folder / f"{name}.npz"
     if name not in RECIPES or not path.exists():
-        there = sorted(found.stem for found in folder.glob("*.npz"))
+        there = sorted(found.stem for found in folder.glob("*.npz")) or ["none"]
         raise DataError(f"expected a network of the zoo among {', '.join(there)}; got {name!r}")
     dataset, recipe = RECIPES[name]
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    if _digest(arrays) != json.loads(path.with_suffix(".json").read_text())["digest"]:
+    document = path.with_suffix(".json")
+    try:
+        digest = json.loads(document.read_text())["digest"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{document} is missing or damaged ({error})") from error
+    try:
+        with np.load(path) as stored:
+            arrays = dict(stored)
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever damage leads them to
+        raise DataError(f"{path} is damaged ({error})") from error
+    if _digest(arrays) != digest:
         raise DataError(f"{path} is damaged: its weights are not those its JSON speaks of")
     variables = traverse_util.unflatten_dict(
         {path: jnp.asarray(leaf, jnp.float32) for path, leaf in arrays.items()}, sep="/"

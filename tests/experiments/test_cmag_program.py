@@ -1,6 +1,5 @@
 """`python -m experiments.cmag`, end to end, on real digits."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -9,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -18,18 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import attacking, cmag_config, detector, systems
-
-ROOT = Path(__file__).parents[2]
-# Small enough for a test; every stage is there.
-TINY = [
-    "--victim.channels", "4", "8", "--victim.epochs=3", "--victim.batch-size=100",
-    "--cmag.fmr-epochs=2", "--cmag.lr-epochs=1", "--cmag.gr-epochs=2", "--cmag.fmr-width=8",
-    "--cmag.gr-width=32", "--cmag-plus.fmr-epochs=2", "--cmag-plus.lr-epochs=1",
-    "--cmag-plus.gr-epochs=2", "--cmag-plus.fmr-width=8", "--cmag-plus.gr-width=32",
-    "--fgsm-eps", "0.2", "--cw-confidence", "1", "--fgsm-images=40",
-    "--cw-images=30", "--attack-batch=20", "--cw.num-steps=40", "--cw.binary-search-steps=2",
-]  # fmt: skip
-
+from tests.experiments.tiny_runs import ROOT, finish, kept_compilations, rows, start, wait_for
 
 SYSTEMS = ("CMAG", "CMAG+")  # by default
 
@@ -40,44 +27,8 @@ def of(rows: list[dict]) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True, name="compiled")
 def _compiled(tmp_path_factory):
-    """Where the programs that these tests start keep what XLA compiled, all of them the same, and
-    most of their time."""
-    kept = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in kept.items():
-            patch.setenv(name, value)
+    with kept_compilations(tmp_path_factory.mktemp("compiled")):
         yield
-
-
-def start(folder: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments.cmag", *TINY, *options]
-    places = [f"--output-dir={folder / 'run'}", f"--cache-dir={folder / 'cache'}"]
-    pipe = subprocess.PIPE
-    with heeding_ctrl_c():
-        return subprocess.Popen([*command, *places], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-
-
-@contextlib.contextmanager
-def heeding_ctrl_c():
-    """What a shell runs in the background inherits that SIGINT is ignored, and so would a program
-    that is started from it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def finish(process: subprocess.Popen) -> tuple[str, str]:
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    return out, err
-
-
-def rows(folder: Path) -> list[dict]:
-    return json.loads((folder / "run" / "results.json").read_text())["rows"]
 
 
 @pytest.fixture(scope="module", name="finished")
@@ -162,15 +113,6 @@ def test_what_is_compiled_anew_gives_the_same_rows(finished, tmp_path, monkeypat
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     finish(start(tmp_path))
     assert rows(tmp_path) == rows(finished[0])
-
-
-def wait_for(process: subprocess.Popen, folder: Path, pattern: str) -> Path:
-    """The first file that matches, as soon as it is there."""
-    while process.poll() is None:
-        for found in (folder / "cache").glob(pattern):
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"it ended before there was a {pattern}")
 
 
 @pytest.mark.parametrize(

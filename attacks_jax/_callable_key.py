@@ -7,9 +7,6 @@ a callable is known here by its code and by all that its code reaches: closures,
 globals it names, and the attributes of the objects among them. JAX's arrays, which can't change,
 are compared by identity, NumPy's by their contents. A callable that reaches something that can't be
 looked into equals no other, and is traced again at each call.
-
-Weights that are bound with `jax.tree_util.Partial(apply, weights)` are arguments of the compiled
-program: they may change without a new compilation.
 """
 
 import builtins
@@ -25,7 +22,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.tree_util import Partial
 
 # Packages whose functions depend on their arguments alone, and whose objects show what they hold.
 TRUSTED = {
@@ -44,86 +40,10 @@ IMMUTABLE = (
 ARRAYS = ("ArrayImpl", "PRNGKeyArray")  # of jax.Array's kinds those that can't change
 MOST_REACHED = 100_000  # things, beyond which looking takes longer than tracing
 MOST_REMEMBERED = 64  # callables that were looked at
-ARRAY_LIKE = (
-    *(jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic),
-    *(bool, int, float, complex),
-)
-PLAIN = "plain"  # the mark of a pinned Partial to which arrays alone are bound
 MISSING = object()
 
 
-def as_partial(function: Any, name: str = "function") -> Partial:
-    """The function as a pytree: the arrays bound to it (a network's weights, say) are its leaves.
-    Before `jit` sees it, it has to be `pinned`.
-
-    Raises:
-      ValueError: what can't be called, by its name.
-    """
-    if not callable(function):
-        raise ValueError(f"expected {name} to be a function, got {function!r}")
-    return function if isinstance(function, Partial) else Partial(function)
-
-
-def pinned(tree: Any) -> Any:
-    """The pytree with every `Partial` in it known to `jit` by what it reaches now.
-
-    Arguments bound to a Partial that are no arrays (activation functions among a module's weights,
-    say) become a part of the key. What is pinned already, and has not changed, is given back.
-    """
-    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, Partial))
-    fresh = [_pin(leaf) if isinstance(leaf, Partial) else leaf for leaf in leaves]
-    same = all(new is old for new, old in zip(fresh, leaves, strict=True))
-    return tree if same else jax.tree.unflatten(structure, fresh)
-
-
-def _pin(partial: Partial) -> Partial:
-    key: Any = partial.func
-    if PLAIN in vars(partial) and key.holds():
-        return partial
-    args, keywords = partial.args, partial.keywords
-    leaves, structure = jax.tree.flatten((args, keywords))
-    if _has_partials(structure):
-        args, keywords = pinned((args, keywords))
-        leaves, structure = jax.tree.flatten((args, keywords))
-    static = tuple((i, leaf) for i, leaf in enumerate(leaves) if not _is_array(leaf))
-    if not static:
-        found = Partial(_key(partial.func), *args, **keywords)
-        if not _has_partials(structure):
-            vars(found)[PLAIN] = True
-        return found
-    arrays = [leaf for leaf in leaves if _is_array(leaf)]
-    return Partial(_Key(_Mixed(partial.func, structure, static)), arrays)
-
-
-@functools.lru_cache(maxsize=MOST_REMEMBERED)
-def _has_partials(structure: Any) -> bool:
-    """Whether there is a Partial in a PyTreeDef: remembered, for a system asks at every query."""
-    node = structure.node_data()
-    is_one = node is not None and issubclass(node[0], Partial)
-    return is_one or any(map(_has_partials, structure.children()))
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, ARRAY_LIKE)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Mixed:
-    """A function to which arrays and other things are bound; the arrays come as an argument."""
-
-    function: Callable
-    structure: Any  # a PyTreeDef of (args, keywords)
-    static: tuple[tuple[int, Any], ...]  # (place among the leaves, what is no array)
-
-    def __call__(self, arrays: list, *args: Any, **keywords: Any) -> Any:
-        rest, static = iter(arrays), dict(self.static)
-        places = range(len(arrays) + len(static))
-        leaves = [static[place] if place in static else next(rest) for place in places]
-        bound, named = jax.tree.unflatten(self.structure, leaves)
-        return self.function(*bound, *args, **named, **keywords)
-
-
-class _Key:
+class CallableKey:
     """A callable that equals another one where both have the same code and reach the same."""
 
     def __init__(self, function: Callable) -> None:
@@ -150,23 +70,23 @@ class _Key:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, _Key) and self._reached == other._reached
+        return isinstance(other, CallableKey) and self._reached == other._reached
 
     def __repr__(self) -> str:
         return repr(self.function)
 
 
-_remembered: dict[int, _Key] = {}  # by the id of its function, which it keeps alive
+_remembered: dict[int, CallableKey] = {}  # by the id of its function, which it keeps alive
 
 
-def _key(function: Callable) -> _Key:
+def key_of(function: Callable) -> CallableKey:
     """The callable's key: the one of last time where nothing has changed, because a whole look
     takes as long as a small network, and the checks a tenth of that."""
-    function = function.function if isinstance(function, _Key) else function
+    function = function.function if isinstance(function, CallableKey) else function
     last = _remembered.get(id(function))
     if last is not None and last.holds():
         return last
-    fresh = _Key(function)
+    fresh = CallableKey(function)
     if len(_remembered) >= MOST_REMEMBERED:
         _remembered.pop(next(iter(_remembered)), None)
     _remembered[id(function)] = fresh
@@ -235,7 +155,7 @@ class _Look:
             self._into(thing)
 
     def _into(self, thing: Any) -> None:
-        if isinstance(thing, _Key):
+        if isinstance(thing, CallableKey):
             self.at(thing.function)
         elif isinstance(thing, types.FunctionType):
             self._function(thing)

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from experiments.runtime import cache, xla
 from experiments.runtime.errors import DataError
 
 Config = TypeVar("Config")
-PROBE_BYTES = 2**16  # written to see whether a disk is full
+LEAST_ROOM = 2**24  # bytes on a disk: less than any run leaves in its folders
 GO_ON = "the same command goes on from what is in the cache"
 # What an error of the system asks for, where its own words don't say.
 REMEDIES = {
@@ -84,7 +85,9 @@ def check_writable(option: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(bytes(PROBE_BYTES))
+            probe.write(bytes(2**16))  # a quota may leave less room than the disk
+        if shutil.disk_usage(folder).free < LEAST_ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         is_file = os.path.exists(folder) and not os.path.isdir(folder)
         what = "it is no folder" if is_file else error.strerror or str(error)
@@ -98,7 +101,8 @@ def program() -> Iterator[None]:
     the process with one line, not with a traceback, where the user has to act. An unexpected
     error keeps its traceback."""
     xla.tune_process()
-    logging.getLogger("absl").addFilter(_is_unexpected)
+    for log in ("absl", "asyncio"):
+        logging.getLogger(log).addFilter(_is_unexpected)
     try:
         yield
         sys.stdout.flush()
@@ -115,8 +119,8 @@ def program() -> Iterator[None]:
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
-    """Whether a log's record has to be shown: Orbax logs whatever its threads raise, with a
-    traceback, and raises it as well."""
+    """Whether a log's record has to be shown: what Orbax's threads raise they log as well, with a
+    traceback."""
     error = record.exc_info[1] if record.exc_info else None
     return error is None or in_words(error) is None
 

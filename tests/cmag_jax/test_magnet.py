@@ -125,7 +125,7 @@ def test_the_loss_is_denoising_and_regularisation():
         activity += np.sum(x**2)
     expected = np.mean((x - images) ** 2) + 1e-3 * activity
     _, losses = magnet.fit_module("II", KEY, victim, params, images)
-    np.testing.assert_allclose(losses, [expected], rtol=1e-4)
+    np.testing.assert_allclose(losses["II"], [expected], rtol=1e-4)
 
 
 def test_scores_are_the_errors_and_the_divergences(fitted):
@@ -208,7 +208,7 @@ def test_fitting_one_autoencoder_is_its_part_of_fitting(fitted):
     start = magnet.init(KEY, victim, images, TINY)
     alone, losses = magnet.fit_module("II", KEY, victim, start, images)
     jax.tree.map(np.testing.assert_array_equal, alone, dataclasses.replace(params, I=start.I))
-    np.testing.assert_array_equal(losses, info.II_loss)
+    np.testing.assert_array_equal(losses["II"], info.II_loss)
     with pytest.raises(ValueError, match=r"\('I', 'II'\), got 'III'"):
         magnet.fit_module("III", KEY, victim, params, images)
 

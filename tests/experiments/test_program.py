@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,11 +94,16 @@ def test_folders_that_can_t_be_are_refused(tmp_path, option, place):
     assert str(tmp_path / place) in str(error.value)
 
 
-def test_a_disk_without_room_is_seen_before_anything_is_trained(tmp_path, monkeypatch):
+@pytest.mark.parametrize("of", ["quota", "disk"])
+def test_a_disk_without_room_is_seen_before_anything_is_trained(tmp_path, monkeypatch, of):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cli.tempfile, "TemporaryFile", full)
+    if of == "quota":
+        monkeypatch.setattr(cli.tempfile, "TemporaryFile", full)
+    else:
+        usage = shutil.disk_usage(tmp_path)._replace(free=cli.LEAST_ROOM - 1)
+        monkeypatch.setattr(cli.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match="No space left on device; make room"):
         cli.prepare_folders(tmp_path / "run")
 

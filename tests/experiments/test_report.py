@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+from experiments.benchmark import case_cache
+from experiments.benchmark import cases as attack_cases
+from experiments.datasets import DataError
 from experiments.report import __main__ as report
+from experiments.runtime import results
 
 ROW = {"table": "extra/auroc", "dataset": "mnist", "system": "CMAG", "attack": "FGSM",
        "strength": 0.1, "metric": "auroc", "value": 0.5, "n": 9, "paper": None}  # fmt: skip
@@ -107,3 +111,83 @@ def test_runs_of_other_systems_are_one_table_and_runs_of_the_same_are_told_apart
         "| mnist (b) | FGSM 0.1 | auroc |  | 0.500 | 9 |",
         "| mnist (c) | FGSM 0.1 | auroc |  | 0.500 | 9 |",
     ]
+
+
+ODD = ROW | {
+    "system": "[/bad]",
+    "dataset": ":smile: [bold]x",
+    "attack": "a|b [red",
+    "metric": "<b>",
+}
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(capsys, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"rows": [ODD]}))
+    report.main((tmp_path,), only=("extra/auroc",))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("[/bad]", ":smile: [bold]x", "a|b [red", "<b>"))
+
+
+def test_a_bar_in_a_name_is_no_column_in_markdown(capsys, tmp_path):
+    header, _, line = printed(capsys, tmp_path, [ODD])
+    assert r"| a\|b [red 0.1 |" in line
+    assert header.count("|") == line.replace(r"\|", "").count("|")
+
+
+def test_html_has_names_as_text(tmp_path):
+    document = {"rows": [ODD], "config": {"x": "</pre><script>"}, "provenance": {"command": "<i>"}}
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    report.write_html(tmp_path, "<title>", {}, "<u>note")
+    html = (tmp_path / "report.html").read_text()
+    assert "<b>" not in html and "&lt;b&gt;" in html
+    for tag in ("<script>", "<i>", "<u>", "<title><title>"):
+        assert tag not in html
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("[]", "is damaged"),
+        ("{}", "it has no 'rows'"),
+        ('{"rows": {}}', "expected a list of rows, got dict"),
+        ('{"rows": [3]}', "expected rows of table, dataset"),
+        (json.dumps({"rows": [{"table": "x"}]}), "expected rows of table, dataset"),
+        (json.dumps({"rows": [ROW | {"value": "half"}]}), "another value in a row, got 'half'"),
+        (json.dumps({"rows": [ROW | {"value": None}]}), "another value in a row, got 'None'"),
+        (json.dumps({"rows": [ROW | {"value": float("nan")}]}), "expected a finite value"),
+        (json.dumps({"rows": [ROW | {"value": 10**400}]}), "expected a finite value"),
+        (json.dumps({"rows": [ROW | {"n": 1.5}]}), "another n in a row"),
+        (json.dumps({"rows": [ROW | {"n": -1}]}), "expected n of at least 0"),
+        (json.dumps({"rows": [ROW | {"system": ["CMAG"]}]}), "another system in a row"),
+        (json.dumps({"rows": [ROW | {"more": 1}]}), "expected rows of table, dataset"),
+        ("[" * 100_000, "is damaged"),
+    ],
+)
+def test_a_results_json_that_is_broken_is_named_with_the_remedy(tmp_path, text, told):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=r"results\.json is damaged .*delete it") as error:
+        report.main((tmp_path,))
+    assert told in str(error.value)
+
+
+def test_what_can_t_be_read_is_named(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(DataError, match=r"can't read .*results\.json: Is a directory"):
+        results.read(tmp_path)
+    with pytest.raises(DataError, match="nowhere does not exist; name a folder"):
+        results.read(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="at least one run folder, got none"):
+        results.read_all(())
+
+
+def test_finished_cases_that_are_damaged_are_measured_again(tmp_path):
+    case, row = attack_cases.parity("digits")[0], results.Row(**ROW)
+    assert case_cache.rows(tmp_path, case, lambda: [row]) == [row]
+    (kept,) = (tmp_path / "cases").iterdir()
+    kept.write_text(kept.read_text()[:-20])
+    again = results.Row(**ROW | {"value": 0.75})
+    with pytest.warns(UserWarning, match=f"{kept.name} is damaged"):
+        assert case_cache.rows(tmp_path, case, lambda: [again]) == [again]
+    assert case_cache.rows(tmp_path, case, lambda: pytest.fail("it was kept")) == [again]

@@ -92,9 +92,11 @@ def _distortion(path: Path, rows: list[Row]) -> None:
                 ]
                 if points:
                     panel.plot(*zip(*points, strict=True), f"C{index}", label=system, marker=".")
-            panel.set(xlim=(0, None), ylim=(-0.02, 1.02))
+            panel.set(ylim=(-0.02, 1.02))
         line[0].set(ylabel=f"SR@5, {dataset}")
         line[0].legend(fontsize=8)
+    for panel in panels[-1]:
+        panel.set(xlim=(0, None))  # last, since it ends the scaling of the axes to the curves
     save(figure, path)
 
 

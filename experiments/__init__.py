@@ -1,6 +1,6 @@
-"""Programs: data, victims, training, tables and figures around the three libraries.
+"""Experiments with the three libraries: data sets, victims, training, tables and figures.
 
-Commands are at the top; below them `pipeline` (detectors and attacks, fitted, run and kept),
+Commands are at the top. Below them are `pipeline` (fits detectors, runs attacks, caches both),
 `report` (results as tables, pages and pictures), `victims`, `datasets` and `runtime`.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """`experiments.detector` is now `experiments.pipeline.detector_io`."""
+    """Redirects the old name `experiments.detector`, with a DeprecationWarning."""
     if name == "detector":
         warnings.warn(
             "experiments.detector is now experiments.pipeline.detector_io",

@@ -1,7 +1,7 @@
-"""What every attack makes of the same images: `python -m experiments.attack_gallery`
+"""Draws the adversarial images of every attack: `python -m experiments.attack_gallery`
 
-A picture, attacks.png: a column an attack, a row an image. What is not adversarial in the end is
-left white.
+Writes attacks.png, with one column per attack and one row per image. All attacks start from the
+same images. A cell is white if the attack failed.
 """
 
 from dataclasses import dataclass

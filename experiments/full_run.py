@@ -1,13 +1,13 @@
-"""Everything at full size, in pieces that resume: `python -m experiments.full_run --minutes=9`.
+"""Runs all experiments at full size and can resume: `python -m experiments.full_run --minutes=9`.
 
-Meant for a machine with an accelerator that is lent for minutes. What is finished is skipped,
-what is interrupted goes on from the cache; the exit status is 75 while something is left to do,
-so that a caller's loop can run it again. A stage (a module of CMAG, a chunk of an attack) that
-takes longer than the minutes given would be begun again and again: minutes are enough on a GPU,
-but for Defense-GAN, which comes last.
+It is for a machine whose accelerator is available for minutes at a time. It skips finished programs
+and resumes interrupted ones from the cache. The exit status is 75 while work is left, so that a
+caller's loop can run it again. A stage (a module of CMAG, a chunk of an attack) that takes longer
+than the given minutes never finishes. Minutes are enough on a GPU, except for Defense-GAN, which
+runs last.
 
-`--at-once=3` runs programs of different data sets beside each other, since small networks leave
-most of a GPU idle; what is measured for its speed runs alone.
+`--at-once=3` runs programs of different data sets in parallel, because small networks leave most of
+a GPU idle. Speed benchmarks run alone.
 """
 
 import os
@@ -29,22 +29,22 @@ from experiments.spt.config import ALL
 from experiments.spt.config import Table as SPTTable
 
 LEFT_TO_DO = 75  # EX_TEMPFAIL of sysexits.h
-SECONDS_TO_STOP = 20  # that interrupted programs get to put away what they hold
-QUICKLY_FITTED = ("CMAG", "CMAG+", "MagNet", "feature squeezing")  # seconds on a GPU
+SECONDS_TO_STOP = 20  # for interrupted programs to save their state
+QUICKLY_FITTED = ("CMAG", "CMAG+", "MagNet", "feature squeezing")  # each fits in seconds on a GPU
 MOST_AT_ONCE, MOST_MINUTES = 256, 60 * 24 * 365
-ALONE = ""  # the lane of a program beside which nothing runs
+ALONE = ""  # the lane of programs that run alone
 
 
 class Program(NamedTuple):
-    name: str  # of its run folder
-    lane: str  # its data set: of one lane one runs at a time, since they share victims
-    command: tuple[str, ...]  # what Python is given
+    name: str  # of the run folder
+    lane: str  # the data set; a lane shares victims, so it runs one program at a time
+    command: tuple[str, ...]  # arguments of the Python interpreter
 
 
 @dataclass(frozen=True)
 class Config:
-    minutes: float = 9.0  # stop, cleanly, after so long
-    at_once: int = 1  # programs that run beside each other; their output goes to NAME.log
+    minutes: float = 9.0  # stop cleanly after this many minutes
+    at_once: int = 1  # programs to run in parallel; above 1, output goes to NAME.log
     datasets: tuple[Literal["digits", "mnist", "fashion_mnist", "gtsrb"], ...] = (
         "mnist",
         "fashion_mnist",
@@ -52,12 +52,12 @@ class Config:
     )
     seeds: tuple[int, ...] = (0,)
     preset: Literal["quick", "paper"] = "paper"
-    spt_tables: tuple[SPTTable, ...] = ALL  # none: no SPT
+    spt_tables: tuple[SPTTable, ...] = ALL  # empty: no SPT
     spt_dataset: Literal["digits", "mnist", "cifar10"] = "cifar10"
     benchmarks: bool = True
     attack_datasets: tuple[Literal["digits", "mnist", "cifar10"], ...] = ("mnist", "cifar10")
-    runs_dir: Path = Path("runs/full")  # one run folder a program, and the cache
-    collect_dir: Path | None = None  # copies of every results.json and report.html
+    runs_dir: Path = Path("runs/full")  # one run folder per program, and the cache
+    collect_dir: Path | None = None  # folder for copies of results.json and report.html
     data_dir: Path | None = None
     manual_dir: Path | None = None
 
@@ -72,8 +72,10 @@ class Config:
 
 
 def main(config: Config) -> int:
-    """The exit status: 0, LEFT_TO_DO, or that of the first program that failed, which the others
-    are not kept from running by."""
+    """Runs the plan. Returns 0, LEFT_TO_DO, or the exit status of the first program that failed.
+
+    A failed program does not stop the others.
+    """
     cli.check_writable("--runs-dir", config.runs_dir)
     if config.collect_dir is not None:
         cli.check_writable("--collect-dir", config.collect_dir)
@@ -114,7 +116,7 @@ def main(config: Config) -> int:
 
 
 def _is_finished(run: Path) -> bool:
-    """Whether its results are there, and whole."""
+    """Returns whether the run folder has a valid results.json."""
     if not (run / "results.json").exists():
         return False
     try:
@@ -126,13 +128,13 @@ def _is_finished(run: Path) -> bool:
 
 
 def plan(config: Config) -> Iterator[Program]:
-    """Every program, the cheap and telling ones first."""
+    """Yields every program, the cheap and informative ones first."""
     for what in (_cmag, _benchmarks, _adaptive, _spt, _everything):
         yield from what(config)
 
 
 def _cmag(config: Config) -> Iterator[Program]:
-    """Tables 3-7 of what is fitted in seconds."""
+    """Tables 3-7 for the detectors that fit in seconds."""
     for dataset, seed, options in _cases(config):
         name = f"cmag-{dataset}-{config.preset}-seed{seed}"
         yield _program(config, name, dataset, "cmag", "--systems", *QUICKLY_FITTED, *options)
@@ -150,7 +152,7 @@ def _benchmarks(config: Config) -> Iterator[Program]:
 
 
 def _adaptive(config: Config) -> Iterator[Program]:
-    """Attackers who know those detectors, and figures 7 and 8."""
+    """Adaptive attacks on those detectors, and figures 7 and 8."""
     for dataset, seed, options in _cases(config):
         name = f"adaptive-{dataset}-{config.preset}-seed{seed}"
         yield _program(config, name, dataset, "adaptive", "--system", *QUICKLY_FITTED, *options)
@@ -162,7 +164,7 @@ def _adaptive(config: Config) -> Iterator[Program]:
 def _spt(config: Config) -> Iterator[Program]:
     for seed in config.seeds:
         for table in config.spt_tables:
-            # VGG-Face2, of IX's paper preset, is not to be had: ORL's faces, which are small.
+            # VGG-Face2, of IX's paper preset, is not available; quick uses ORL's small faces.
             preset = "quick" if table == "IX" else config.preset
             name = f"spt-{config.spt_dataset}-{table}-{preset}-seed{seed}"
             options = [f"--table={table}", f"--dataset={config.spt_dataset}"]
@@ -171,7 +173,7 @@ def _spt(config: Config) -> Iterator[Program]:
 
 
 def _everything(config: Config) -> Iterator[Program]:
-    """With Defense-GAN, other attacks, the ablation, theorem 1 and eq. 11: an hour and more."""
+    """Defense-GAN, other attacks, the ablation, theorem 1 and eq. 11: an hour or more."""
     for dataset, seed, options in _cases(config):
         name = f"cmag-{dataset}-{config.preset}-seed{seed}-all"
         yield _program(config, name, dataset, "cmag", "--systems=all", *options)
@@ -180,7 +182,7 @@ def _everything(config: Config) -> Iterator[Program]:
 
 
 def _cases(config: Config) -> Iterator[tuple[str, int, list[str]]]:
-    """(data set, seed, the options that say so)."""
+    """Yields (data set, seed, command-line options for both and the preset)."""
     for seed in config.seeds:
         for dataset in config.datasets:
             yield (
@@ -201,8 +203,10 @@ def _program(config: Config, name: str, lane: str, module: str, *options: str) -
 
 
 def _next(waiting: list[Program], running: list[Program], at_once: int) -> list[Program]:
-    """Those to be started now: in the plan's order, but for those whose lane is busy. Nothing
-    overtakes a program that has to be alone."""
+    """Returns the programs to start now: in the plan's order, without those whose lane is busy.
+
+    No program overtakes one that must run alone.
+    """
     starting: list[Program] = []
     for program in waiting:
         beside = [*running, *starting]
@@ -219,7 +223,7 @@ def _start(config: Config, program: Program) -> subprocess.Popen:
     command = [sys.executable, *program.command]
     if config.at_once == 1:
         return subprocess.Popen(command)
-    # Else the first of them would take three quarters of a GPU's memory.
+    # Otherwise the first process takes three quarters of the GPU's memory.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
     config.runs_dir.mkdir(parents=True, exist_ok=True)
     with open(config.runs_dir / f"{program.name}.log", "ab") as log:
@@ -227,7 +231,7 @@ def _start(config: Config, program: Program) -> subprocess.Popen:
 
 
 def _interrupt(processes: list[subprocess.Popen]) -> None:
-    """As by Ctrl-C; killed, if that is not enough."""
+    """Sends SIGINT, as Ctrl-C does; kills processes that do not stop in SECONDS_TO_STOP."""
     for process in processes:
         process.send_signal(signal.SIGINT)
     end = time.monotonic() + SECONDS_TO_STOP

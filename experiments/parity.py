@@ -1,9 +1,9 @@
-"""Do our attacks find what other programs' find? `python -m experiments.parity --dataset=mnist`
+"""Compares attacks with reference implementations: `python -m experiments.parity --dataset=mnist`
 
-Every attack and every peer that has it, on the same weights, images and budgets: how often they
-succeed, how near their successes are, how many images went through the network, and, where the
-algorithm leaves nothing to chance, in how many pixels they differ. Nothing here asserts. An
-interrupted run goes on where it was with the same command.
+Each attack runs in attacks_jax and in every reference implementation that has it, on the same
+weights, images and budgets. The table has success rates, mean distortions of the successful
+examples, images sent through the network and, for deterministic algorithms, the share of pixels
+that differ. The program asserts nothing. The same command resumes an interrupted run.
 """
 
 from collections.abc import Iterator
@@ -31,16 +31,16 @@ from experiments.runtime import checks, cli, progress, results
 from experiments.runtime.results import Row
 
 TABLE = "extra/parity"
-# Raise it when a change of code but attacks_jax makes the rows kept under `cases` others.
+# Raise it when a change outside attacks_jax changes the rows kept under `cases`.
 VERSION = 1
-GRAIN = 0.02  # the most that is added to a pixel of the images
+GRAIN = 0.02  # the largest change of a pixel by `grained`
 
 
 @dataclass(frozen=True)
 class Config:
     dataset: Literal["digits", "mnist", "cifar10"] = "digits"
-    images: int = 100  # attacked; fewer by peers that are slow (experiments/benchmark/cases.py)
-    only: tuple[str, ...] = ()  # attacks, as the table names them; all by default
+    images: int = 100  # to attack; fewer in slow libraries (experiments/benchmark/cases.py)
+    only: tuple[str, ...] = ()  # attacks to run, as the table names them; all by default
     seed: int = 0
     output_dir: Path | None = None
     cache_dir: Path = Path("runs/cache")
@@ -54,13 +54,13 @@ class Config:
 
 
 class Arena(NamedTuple):
-    """What all of them are given."""
+    """The inputs that all implementations share."""
 
     victim: victims.Victim
-    twin: Any  # the victim in torch, None without peers
+    twin: Any  # the victim in torch; None without reference implementations
     split: Split  # the images to attack
     classes: int
-    names: list[str]  # the peers at hand
+    names: list[str]  # the installed reference implementations
 
 
 def main(config: Config) -> None:
@@ -91,7 +91,7 @@ def main(config: Config) -> None:
 
 
 def prepare(config: Config) -> Arena:
-    """The trained victim, its twin in torch and the images, from what the configuration says."""
+    """Returns the trained victim, its port to torch and the images, for a configuration."""
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
     victim_config = benchmark_victims.CONFIGS[config.dataset]
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
@@ -105,14 +105,14 @@ def prepare(config: Config) -> Arena:
 
 
 def grained(victim: victims.Victim, split: Split, count: int, *, seed: int) -> Split:
-    """`count` images that the victim classifies rightly, with a little uniform grain.
+    """Returns up to `count` images that the victim classifies correctly, with uniform noise.
 
-    On flat backgrounds max pooling meets ties, whose gradient JAX shares out and torch gives to
-    the first. Both are right; without ties they are comparable.
+    On flat backgrounds, max pooling has ties. JAX shares the gradient of a tie; torch gives it to
+    the first pixel. Both are right. Without ties, the gradients are comparable.
     """
     chosen = attack_runs.choose(victim, split, 2 * count, seed=seed)
     grain = np.random.default_rng(seed).uniform(0, GRAIN, chosen.images.shape)
-    # Towards the middle of the range, so that clipping makes no new ties.
+    # Move towards the middle of the range, so that clipping makes no new ties.
     inwards = np.where(chosen.images < 0.5, grain, -grain)
     images = np.clip(chosen.images + inwards, 0, 1).astype(np.float32)
     right = np.flatnonzero(victims.predict(victim, images) == chosen.labels)[:count]
@@ -120,7 +120,7 @@ def grained(victim: victims.Victim, split: Split, count: int, *, seed: int) -> S
 
 
 def compare(case: Case, arena: Arena, dataset: str, seed: int) -> list[Row]:
-    """The rows of one attack: ours, then every peer's that has it."""
+    """Returns the rows of one attack: ours, then those of the reference implementations."""
     clean = arena.split.images
 
     def rows(system: str, n: int, figures: dict[str, float]) -> list[Row]:
@@ -141,7 +141,7 @@ def compare(case: Case, arena: Arena, dataset: str, seed: int) -> list[Row]:
 
 
 def run_ours(case: Case, arena: Arena, seed: int) -> tuple[Outcome, float]:
-    """What our attack found, and its mean queries."""
+    """Returns the outcome of our attack, and its mean queries per image."""
     images = arena.split.images[: case.few.get("attacks_jax")]
     goals = case.goals(arena.split.labels, arena.classes)[: len(images)]
     oracle = attacks_jax.stateless(arena.victim.logits)
@@ -151,7 +151,7 @@ def run_ours(case: Case, arena: Arena, seed: int) -> tuple[Outcome, float]:
 
 
 def run_peers(case: Case, arena: Arena, seed: int) -> Iterator[tuple[str, Outcome, float]]:
-    """(peer, what it found, its mean queries) of every peer that has the attack."""
+    """Yields (name, outcome, mean queries per image) of each reference implementation."""
     goals = case.goals(arena.split.labels, arena.classes)
     for name in arena.names:
         attack = peers.make(name, case, arena.twin, arena.split.images, goals)
@@ -165,8 +165,10 @@ def run_peers(case: Case, arena: Arena, seed: int) -> Iterator[tuple[str, Outcom
 
 
 def against(case: Case, clean: np.ndarray, ours: Outcome, theirs: Outcome) -> dict[str, float]:
-    """A peer's figures on some images, and ours on the same: distortions are means over those
-    images on which both succeed."""
+    """Returns the figures of a reference implementation, and ours, on the same images.
+
+    Distortions are means over the images on which both succeed.
+    """
     both = ours.success & theirs.success
     figures = _figures(case, clean, theirs, both)
     figures["success_rate:ours"] = float(ours.success.mean())
@@ -197,7 +199,7 @@ COLUMNS = {
 
 
 def table(rows: list[Row]) -> Table:
-    """A line for each attack and system; "ours" is attacks_jax on that peer's images."""
+    """Returns a line per attack and system; "ours" is attacks_jax on that system's images."""
     shown = Table(title=TABLE, title_justify="left")
     for title in ("attack", "system"):
         shown.add_column(title)

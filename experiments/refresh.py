@@ -1,7 +1,7 @@
-"""Makes the tables of documents anew: `python -m experiments.refresh README.md docs/cmag.md`.
+"""Updates the tables of documents: `python -m experiments.refresh README.md docs/cmag.md`.
 
-A table stands below the command that printed it, a `python -m experiments.report ...` in a block
-of its own; each is run again, and what it prints now takes the place of what stands there.
+A table stands below the command that printed it: a code block with `python -m experiments.report
+...`. The program runs each command again and replaces the table with the new output.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from experiments.datasets import DataError
 from experiments.report import __main__ as report
 from experiments.runtime import cache, cli, progress
 
-# The command's block, and the tables below it, where there are any: each may have its name above.
+# The command's block, then its tables, if any. A table may have its name above it.
 TABLES = re.compile(
     r"(```sh\n(python -m experiments\.report .*?)```\n\n?)"
     r"((?:(?:\*\*[^*\n]+\*\*\n\n)?(?:\|[^\n]*(?:\n|\Z))+\n*)*)",
@@ -52,7 +52,7 @@ def _anew(bar, found: re.Match) -> str:
 
 
 def printed(command: str) -> str:
-    """What a command prints, in words of the shell, backslashes at line ends allowed."""
+    """Returns what a shell command prints. Its lines may end in a backslash."""
     words = shlex.split(command.replace("\\\n", " "))[3:]  # after python -m experiments.report
     out = io.StringIO()
     try:

@@ -1,7 +1,7 @@
-"""Whose adversarial images survive a file of 8 bits? `python -m experiments.rounding`
+"""Do adversarial images stay adversarial in an 8-bit file? `python -m experiments.rounding`
 
-Every attack on the same images, as its images come and as they are after rounding to 255 levels:
-the share that is adversarial, and how far they are from the clean ones.
+Runs every attack on the same images, without and with rounding to 255 levels. Reports the success
+rate, and the mean distance of successful examples to the clean images.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ LEVELS = 255
 class Config:
     dataset: Literal["digits", "mnist", "cifar10"] = "digits"
     images: int = 60
-    only: tuple[str, ...] = ()  # attacks, as the table names them; all by default
+    only: tuple[str, ...] = ()  # attacks to run, as the table names them; all by default
     output_dir: Path | None = None
     cache_dir: Path = Path("runs/cache")
     data_dir: Path | None = None
@@ -48,7 +48,7 @@ def main(config: Config) -> None:
     victim_config = benchmark_victims.CONFIGS[config.dataset]
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)
     split = attack_runs.choose(victim, data.test, config.images, seed=0)
-    clean = (np.round(split.images * LEVELS) / LEVELS).astype(np.float32)  # as files have them
+    clean = (np.round(split.images * LEVELS) / LEVELS).astype(np.float32)  # as in 8-bit files
     oracle, key = attacks_jax.stateless(victim.logits), jax.random.key(0)
     rows: list[Row] = []
     with progress.bar(len(cases), f"rounding {config.dataset}", "attacks") as bar:

@@ -1,13 +1,13 @@
 """CMAG's figures 7 and 8: `python -m experiments.ssim_autoencoder --dataset=mnist`.
 
-Is an autoencoder trained with SSIM safe from FGSM (section 5 (4))? Two are trained alike but for
-the loss, 1 - SSIM or the mean squared error. FGSM raises an image's reconstruction loss; what is
-then rebuilt is compared with the clean image. Random signs of the same size are the control; PGD
-tells robustness from a gradient that merely leads FGSM astray.
+Is an autoencoder trained with SSIM robust to FGSM (section 5 (4))? Two autoencoders differ only in
+the training loss: 1 - SSIM or the mean squared error. FGSM raises an image's reconstruction loss.
+The metrics compare the reconstruction of the attacked image with the clean image. Random signs of
+the same size are the control. PGD separates robustness from a gradient that only misleads FGSM.
 
-The paper does not say what the loss that is raised compares the reconstruction of u with: the clean
-image, or u itself, a target that moves. Then part of the gradient is the target's, which looks like
-the image whatever the network is; so both are here.
+The paper does not say what the attack's loss compares the reconstruction of u with: the clean
+image, or u itself. If the target is u, it moves, and part of the gradient comes from the target.
+This part looks like the image for any network. The program therefore measures both.
 """
 
 import math
@@ -33,15 +33,15 @@ from experiments.report import figures
 from experiments.runtime import cache, checkpoints, checks, cli, progress, results
 from experiments.runtime.results import Row
 
-# Raise it when a change of this file makes autoencoders trained before it another thing.
+# Raise it when a change of this file changes the trained autoencoders.
 VERSION = 1
 TABLE = "extra/figures7-8"
-FIGURES = {"SSIM": 7, "l2": 8}  # the loss trained with -> the paper's figure
+FIGURES = {"SSIM": 7, "l2": 8}  # training loss -> the paper's figure
 GALLERY_ROWS = 6
 PGD_STEPS = 40
-FOREGROUND = 0.1  # pixels above it are the stroke's
+FOREGROUND = 0.1  # pixels above this value belong to the stroke
 
-Images = jax.Array  # (B, H, W, C) in [0, 1], or gradients of such
+Images = jax.Array  # (B, H, W, C) in [0, 1], or their gradients
 Slopes = dict[str, Images]  # loss -> its gradient
 Made = dict[tuple[str, float | None], Images]  # (attack, eps) -> attacked images
 Figure = tuple[str, float | None, str, float, int]  # attack, eps, metric, value, images
@@ -62,11 +62,11 @@ class Config:
     seed: int = 0
     epochs: int = 10
     batch_size: int = 50
-    learning_rate: float = 1e-3  # Adam's
-    images: int = 500  # test images attacked
+    learning_rate: float = 1e-3  # of Adam
+    images: int = 500  # test images to attack
     eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # the largest change of a pixel
-    output_dir: Path | None = None  # the run folder; runs/ssim-autoencoder-DATASET-seedSEED
-    cache_dir: Path = Path("runs/cache")  # trained autoencoders
+    output_dir: Path | None = None  # run folder (default: runs/ssim-autoencoder-DATASET-seedSEED)
+    cache_dir: Path = Path("runs/cache")  # cache of trained autoencoders
     data_dir: Path | None = None
     manual_dir: Path | None = None
 
@@ -80,7 +80,7 @@ class Config:
 
 
 class Autoencoder(nn.Module):
-    """Images (B, H, W, C) to images in [0, 1]; the paper says only "simple autoencoder"."""
+    """Maps images (B, H, W, C) to images in [0, 1]. The paper says only "simple autoencoder"."""
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ class Autoencoder(nn.Module):
 
 NETWORK = Autoencoder()
 
-LOSSES = {  # of reconstructions and what they should be, both (B, H, W, C): (B,)
+LOSSES = {  # (reconstructions, targets), both (B, H, W, C) -> losses (B,)
     "SSIM": lambda rebuilt, x: 1 - global_ssim(rebuilt, x),
     "l1": lambda rebuilt, x: jnp.mean(jnp.abs(rebuilt - x), axis=(1, 2, 3)),
     "l2": lambda rebuilt, x: jnp.mean((rebuilt - x) ** 2, axis=(1, 2, 3)),
@@ -133,12 +133,12 @@ def main(config: Config) -> Path:
 
 
 def get(data: datasets.Dataset, trained_with: str, config: Config) -> Partial:
-    """The autoencoder trained with that loss, or the one in the cache: images -> images."""
+    """Returns the autoencoder trained with this loss, images -> images; reads it from the cache."""
     options = {name: getattr(config, name) for name in ("epochs", "batch_size", "learning_rate")}
     determines = {"loss": trained_with, "data": data.digest, "seed": config.seed} | options
     key = cache.key(**determines, version=VERSION)
     path = config.cache_dir / f"autoencoder-{trained_with}-{data.name}-{key}"
-    # The same keys for both: they differ by nothing but the loss.
+    # Both autoencoders use the same keys, so that they differ only in the loss.
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     images = jnp.asarray(data.train.images)
 
@@ -157,7 +157,7 @@ def get(data: datasets.Dataset, trained_with: str, config: Config) -> Partial:
 
 @partial(jax.jit, static_argnames="loss")
 def gradient(rebuild: Partial, images: Images, clean: Images | None, *, loss: str) -> Images:
-    """Of each image's loss against the clean images, or, for None, against the image itself."""
+    """Returns the gradient of each image's loss against `clean`, or, for None, against itself."""
 
     def total(u):
         return jnp.sum(LOSSES[loss](rebuild(u), u if clean is None else clean))
@@ -166,14 +166,14 @@ def gradient(rebuild: Partial, images: Images, clean: Images | None, *, loss: st
 
 
 def gradients(rebuild: Partial, clean: Images) -> Slopes:
-    """Loss -> its gradient at the clean images, in both readings."""
+    """Returns loss -> its gradient at the clean images, for both targets."""
     fixed = {loss: gradient(rebuild, clean, clean, loss=loss) for loss in LOSSES}
     return fixed | {f"{loss}-moving": gradient(rebuild, clean, None, loss=loss) for loss in LOSSES}
 
 
 @partial(jax.jit, static_argnames="loss")
 def pgd(key: jax.Array, rebuild: Partial, clean: Images, eps: float, *, loss: str) -> Images:
-    """From a random point of the ball, in steps of 2.5 eps / PGD_STEPS (Madry et al., 2018)."""
+    """PGD from a random point of the ball, in steps of 2.5 eps / PGD_STEPS (Madry et al., 2018)."""
     low, high = jnp.maximum(clean - eps, 0), jnp.minimum(clean + eps, 1)
 
     def step(_, images):
@@ -185,7 +185,7 @@ def pgd(key: jax.Array, rebuild: Partial, clean: Images, eps: float, *, loss: st
 
 
 def attacks(key: jax.Array, rebuild: Partial, clean: Images, slopes: Slopes, strengths) -> Made:
-    """What each attack makes of the clean images, which are there too; FGSM by the `slopes`."""
+    """Returns each attack's images, and the clean ones. FGSM uses the gradients in `slopes`."""
     signs_key, start_key = jax.random.split(key)
     signs = jax.random.rademacher(signs_key, clean.shape, clean.dtype)
     made: Made = {("none", None): clean}
@@ -199,7 +199,7 @@ def attacks(key: jax.Array, rebuild: Partial, clean: Images, slopes: Slopes, str
 
 
 def quality(rebuild: Partial, clean: Images, made: Made) -> Iterator[Figure]:
-    """How like the clean images the reconstructions of attacked ones are."""
+    """Yields how similar the reconstructions of attacked images are to the clean images."""
     for (attack, eps), images in made.items():
         rebuilt = rebuild(images)
         norms = jnp.sqrt(jnp.sum((rebuilt - clean) ** 2, axis=(1, 2, 3)))
@@ -208,7 +208,7 @@ def quality(rebuild: Partial, clean: Images, made: Made) -> Iterator[Figure]:
 
 
 def alignments(clean: Images, slopes: Slopes) -> Iterator[Figure]:
-    """How well gradients keep to what the images show, by the two measures of `NOTE`."""
+    """Yields how well gradients follow the image content, by the two measures of `NOTE`."""
     images = np.asarray(clean)
     for loss, slope in slopes.items():
         sizes = np.abs(slope)
@@ -220,8 +220,10 @@ def alignments(clean: Images, slopes: Slopes) -> Iterator[Figure]:
 
 
 def on_foreground(size: np.ndarray, image: np.ndarray) -> float:
-    """The foreground's share of |gradient| (H, W, C) over its share of the pixels; NaN without a
-    gradient or a foreground."""
+    """Returns the foreground's share of |gradient| (H, W, C) over its share of the pixels.
+
+    NaN without a gradient or a foreground.
+    """
     foreground = image > FOREGROUND
     if not (size.any() and foreground.any()):
         return math.nan
@@ -229,8 +231,10 @@ def on_foreground(size: np.ndarray, image: np.ndarray) -> float:
 
 
 def edge_correlation(size: np.ndarray, image: np.ndarray) -> float:
-    """Pearson's correlation of |gradient| (H, W, C) with the image's local contrast, the length of
-    its finite differences; NaN where either is the same everywhere."""
+    """Returns Pearson's correlation of |gradient| (H, W, C) with the image's local contrast.
+
+    The contrast is the length of the finite differences. NaN if either is constant.
+    """
     contrast = np.hypot(*np.gradient(image, axis=(0, 1)))
     if np.ptp(size) == 0 or np.ptp(contrast) == 0:
         return math.nan
@@ -238,7 +242,7 @@ def edge_correlation(size: np.ndarray, image: np.ndarray) -> float:
 
 
 def draw(path: Path, title: str, images: Images, slopes: Slopes) -> None:
-    """Images and their gradients, each scaled to its largest value, grey where it is zero."""
+    """Draws images and their gradients, each scaled to its largest value; grey is zero."""
     columns = {"legitimate": np.asarray(images[:GALLERY_ROWS])}
     for loss, slope in slopes.items():
         shown = np.asarray(slope[:GALLERY_ROWS])

@@ -1,1 +1,1 @@
-"""CMAG end to end, beside its rivals: every table and figure of the paper."""
+"""CMAG and its baselines end to end: every table and figure of the paper."""

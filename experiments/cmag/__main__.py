@@ -1,9 +1,9 @@
-"""CMAG end to end: `python -m experiments.cmag --dataset=mnist`.
+"""Runs CMAG end to end: `python -m experiments.cmag --dataset=mnist`.
 
 Trains (or reuses) a victim, fits CMAG and CMAG+ to it, attacks the test set, and writes a run
-folder: results.json, report.html, figures/ and the fitted detectors. `--systems=all` puts their
-rivals beside them and makes all of the paper's tables and figures. What was computed before is
-read from the cache, so an interrupted run goes on where it was.
+folder: results.json, report.html, figures/ and the fitted detectors. `--systems=all` adds the
+baselines and makes all of the paper's tables and figures. The cache keeps finished steps, so an
+interrupted run resumes.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ from experiments.runtime import cache, cli, results
 from experiments.runtime.results import Row
 from experiments.victims import Victim
 
-NOISE = (0.02, 0.05, 0.1)  # standard deviations of the benign noise that should pass
+NOISE = (0.02, 0.05, 0.1)  # standard deviations of benign noise, which should not be flagged
 NOTE = (
     "Rates over adversarial images are over the successful ones (accuracy_all: over all that were"
     " attacked); rates over clean images are over the whole test set, misclassified ones included."
@@ -106,7 +106,7 @@ def main(config: Config) -> Path:
 
 
 def _attack_all(config: Config, data: Dataset, victim: Victim) -> dict[AttackSpec, Attacked]:
-    """Every attack on the test images that it is meant to have."""
+    """Runs every attack on its number of test images."""
     counts = {
         spec: config.cw_images if spec.name == "CW-l2" else config.fgsm_images
         for spec in specs(config)
@@ -137,7 +137,7 @@ def _summary(spec: AttackSpec, made: Attacked, victim: Victim) -> Attack:
 
 
 def _clean(config: Config, data: Dataset, system: FittedDetector) -> Clean:
-    """The scores of images that nobody attacked."""
+    """Scores the clean images, and the test images under benign noise."""
     score = partial(detectors.score_all, system, cache_dir=config.cache_dir)
     validation, test, noise = data.samples(config.most(system), seed=config.seed)
     on_training = system.module.PAPER_RULE_ON == "training"
@@ -160,13 +160,16 @@ def _score_attacks(
     return [
         Scored(attacks[spec], detectors.score_all(system, made.images[:most], config.cache_dir))
         for spec, made in attacked.items()
-        if most is None or spec.name in paper_values.ATTACKS  # the tables' come first
+        if most is None or spec.name in paper_values.ATTACKS  # slow: only tables 3-7
     ]
 
 
 def _rebuilt_rows(config: Config, data: Dataset, system: FittedDetector) -> Iterator[Row]:
-    """What a defence that hands on its reconstructions costs on clean images: MagNet's reformer and
-    Defense-GAN. Their papers lose less than half a point of MNIST, and 1 to 5."""
+    """Yields the victim's accuracy on clean images and on their reconstructions.
+
+    It applies to defences whose reconstructions the victim classifies: MagNet's reformer and
+    Defense-GAN. On MNIST their papers lose less than half a point, and 1 to 5 points.
+    """
     if not system.module.CLASSIFIES_REBUILT:
         return
     test = data.samples(config.most(system), seed=config.seed).test
@@ -192,7 +195,7 @@ def _decision_rows(
     clean: Clean,
     scored: list[Scored],
 ) -> Iterator[Row]:
-    """Of the paper's attacks. Only what decides by rarity has to be scored again."""
+    """Compares decisions on the paper's attacks. Only combined p-values need new scores."""
     found: dict[tuple[str, float | None], Scores]
     if decision_rows.by_rarity(system):
         apart = decision_rows.apart(system)
@@ -214,7 +217,7 @@ def _decision_rows(
 
 
 def _variants(config: Config, data: Dataset, fitted: dict) -> dict[str, FittedDetector]:
-    """What figures 4 to 6 compare: CMAG, and with the average in the product's place."""
+    """Returns what figures 4 to 6 compare: CMAG, CMAG with the average for the product, CMAG+."""
     if not (config.whole and "CMAG" in fitted):
         return {}
     average = reconstruction.with_average(
@@ -227,7 +230,7 @@ def _variants(config: Config, data: Dataset, fitted: dict) -> dict[str, FittedDe
 def _reconstruction_rows(
     config: Config, data: Dataset, fitted: dict, variants: dict, attacked: dict
 ) -> Iterator[Row]:
-    """Tables 6 and 7, the ablation and theorem 1, of the cascades among the systems."""
+    """Yields tables 6 and 7, the ablation and theorem 1, for the fitted CMAG and CMAG+."""
     for name in ("CMAG", "CMAG+"):
         if name not in fitted:
             continue
@@ -246,7 +249,7 @@ def _reconstruction_rows(
 def _hardened_rows(
     config: Config, data: Dataset, victim: Victim, attacked: dict[AttackSpec, Attacked]
 ) -> Iterator[Row]:
-    """Eq. 11's victim beside the other one, under the same attacks on as many images."""
+    """Compares eq. 11's victim with the other one: the same attacks, equally many images."""
     hardened = victims.get(
         data, hardened_victim(config), seed=config.seed, cache_dir=config.cache_dir
     )
@@ -263,7 +266,7 @@ def _hardened_rows(
                 continue
             targets = attack_runs.choose(one, data.test, config.hardened_images, seed=config.seed)
             if not len(targets):
-                continue  # it classifies nothing rightly: the accuracy says so
+                continue  # it classifies no image correctly, as its accuracy shows
             made = attack_runs.attack(
                 spec,
                 one,

@@ -1,4 +1,4 @@
-"""What a run of `python -m experiments.cmag` can be told, and what its presets say."""
+"""Options of `python -m experiments.cmag`, and its presets."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb"]
 Preset = Literal["quick", "paper"]
 
 
-# The widths of each system's networks. A wider layer than this is a mistake in the number of zeros.
+# The width options of each system's networks. Above MOST_WIDTH, a width likely has a zero too many.
 WIDTHS = {
     "cmag": ("fmr_width", "lr_width", "gr_width"),
     "cmag_plus": ("fmr_width", "lr_width", "gr_width"),
@@ -31,9 +31,9 @@ MOST_WIDTH = 16_384
 
 @dataclass(frozen=True)
 class CWConfig:
-    """Carlini and Wagner's l2 attack; the defaults are those of their paper but for the steps."""
+    """Carlini and Wagner's l2 attack. Except for the steps, the defaults are their paper's."""
 
-    num_steps: int = 1000  # a round; theirs: 10,000, of which an example seldom uses a tenth
+    num_steps: int = 1000  # per round; the paper: 10,000, of which an example seldom uses a tenth
     step_size: float = 0.01
     binary_search_steps: int = 9
     initial_const: float = 1e-3
@@ -42,25 +42,25 @@ class CWConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that determines a run, and where it reads and writes."""
+    """All options that determine a run, and the folders that it reads and writes."""
 
     dataset: DatasetName = "digits"
-    preset: Preset = "quick"  # what the other options default to: minutes on a CPU, or the paper
+    preset: Preset = "quick"  # defaults of the other options: minutes on a CPU, or the paper's
     systems: tuple[Choice, ...] = ("CMAG", "CMAG+")
     seed: int = 0
-    output_dir: Path | None = None  # the run folder; runs/cmag-DATASET-PRESET-seedSEED by default
-    cache_dir: Path = Path("runs/cache")  # trained victims, fitted detectors, attacked images
+    output_dir: Path | None = None  # run folder (default: runs/cmag-DATASET-PRESET-seedSEED)
+    cache_dir: Path = Path("runs/cache")  # cache of victims, fitted detectors and attacked images
     data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
-    manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
-    fgsm_eps: tuple[float, ...] = paper_values.FGSM_EPS  # none: no FGSM
-    cw_confidence: tuple[float, ...] = (0.0, *paper_values.CW_CONFIDENCE)  # none: no CW
-    fgsm_images: int = 10_000  # test images attacked, of those classified rightly
-    cw_images: int = 1000
-    other_images: int = 200  # under every other attack of attacks_jax, with --systems=all
-    hardened_images: int = 100  # under each attack of tables 3-7, on eq. 11's victim
-    # At most, of each kind, that Defense-GAN scores, which takes its time; other attacks: none.
+    manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
+    fgsm_eps: tuple[float, ...] = paper_values.FGSM_EPS  # strengths of FGSM; empty: no FGSM
+    cw_confidence: tuple[float, ...] = (0.0, *paper_values.CW_CONFIDENCE)  # empty: no CW
+    fgsm_images: int = 10_000  # correctly classified test images to attack with FGSM
+    cw_images: int = 1000  # the same, with CW-l2
+    other_images: int = 200  # the same, with each other attack of attacks_jax; for --systems=all
+    hardened_images: int = 100  # per attack of tables 3-7, on the adversarially trained victim
+    # Most images of each kind that Defense-GAN scores, as it is slow; it skips other attacks.
     slow_images: int = 500
-    attack_batch: int = 200  # images attacked at a time; section 4.1
+    attack_batch: int = 200  # images per attack batch; section 4.1
     victim: victims.VictimConfig = field(default_factory=victims.VictimConfig)
     cmag: CMAGConfig = field(default_factory=CMAGConfig)
     cmag_plus: CMAGConfig = field(default_factory=lambda: CMAG_PLUS)
@@ -81,7 +81,7 @@ class Config:
                 "expected a strength in fgsm_eps or cw_confidence to attack with, got none"
             )
         for spec in (*specs(self), *other_specs(self)):
-            spec.make()  # refuses what the attack can't be, before anything is trained
+            spec.make()  # refuses invalid options before any training
         for system in (self.cmag, self.cmag_plus, self.magnet, self.defense_gan):
             checks.above_zero(system, "learning_rate", most=1)
         for cascade in (self.cmag, self.cmag_plus):
@@ -91,21 +91,23 @@ class Config:
 
     @property
     def chosen(self) -> tuple[DetectorName, ...]:
-        """The systems' names, in the tables' order."""
+        """Names of the chosen systems, in the tables' order."""
         return chosen(self.systems)
 
     @property
     def whole(self) -> bool:
-        """Whether all that the paper and the field ask for is made: other attacks, the ablation,
-        theorem 1."""
+        """Whether to run all that the paper and the field ask for.
+
+        That adds other attacks, the ablation, theorem 1 and adversarial training.
+        """
         return "all" in self.systems
 
     def most(self, system: FittedDetector) -> int | None:
-        """How many images of a kind the system scores at most; None: all."""
+        """Returns the most images of a kind that the system scores; None: all."""
         return self.slow_images if system.module.SLOW else None
 
     def of_system(self, name: DetectorName) -> Any:
-        """The configuration of a system."""
+        """Returns the configuration of a system."""
         of_each = {
             "CMAG": self.cmag,
             "CMAG+": self.cmag_plus,
@@ -128,12 +130,12 @@ PAPER_VICTIMS = {
     "fashion_mnist": victims.VictimConfig((32, 64), epochs=20),
     "gtsrb": victims.VictimConfig((64, 128), dense=512, standardise=True, max_shift=2, epochs=40),
 }
-# Small batches make more of few epochs; the paper's 2,000 needs a hundred.
+# Small batches need few epochs; the paper's batches of 2,000 need a hundred.
 QUICK_CW = CWConfig(num_steps=200, step_size=0.05, binary_search_steps=5, initial_const=1.0)
 FMR_EPOCHS = {"digits": 60, "mnist": 5, "fashion_mnist": 16, "gtsrb": 16}  # of CMAG and CMAG+
 MAGNET_EPOCHS = {"digits": 60, "mnist": 10, "fashion_mnist": 10, "gtsrb": 8}
 GAN_EPOCHS = {"digits": 30, "mnist": 4, "fashion_mnist": 5, "gtsrb": 5}
-# 1 bit leaves nothing of a coat or a road sign.
+# At 1 bit, clothes and road signs lose their content.
 SQUEEZERS = {"digits": (1,), "mnist": (1,), "fashion_mnist": (5,), "gtsrb": (5,)}
 QUICK_GAN = DefenseGANConfig(
     generator_width=16,
@@ -146,7 +148,7 @@ QUICK_GAN = DefenseGANConfig(
 
 
 def quick_cmag(dataset: str) -> CMAGConfig:
-    """CMAG in minutes on two cores."""
+    """Returns a CMAG that fits in minutes on two cores."""
     digits = dataset == "digits"
     return CMAGConfig(
         batch_size=50 if digits else 250,
@@ -158,7 +160,7 @@ def quick_cmag(dataset: str) -> CMAGConfig:
 
 
 def quick_cmag_plus(dataset: str) -> CMAGConfig:
-    """CMAG+ likewise."""
+    """Returns a CMAG+ that fits in minutes on two cores."""
     digits = dataset == "digits"
     return dataclasses.replace(
         CMAG_PLUS,
@@ -171,7 +173,7 @@ def quick_cmag_plus(dataset: str) -> CMAGConfig:
 
 
 def quick_magnet(dataset: str) -> MagNetConfig:
-    """MagNet likewise: four times the paper's steps an epoch, at twice its rate."""
+    """Returns a quick MagNet: four times the paper's steps per epoch, at twice its rate."""
     return dataclasses.replace(
         paper_magnet(dataset), batch_size=64, learning_rate=2e-3, epochs=MAGNET_EPOCHS[dataset]
     )
@@ -182,7 +184,7 @@ def paper_magnet(dataset: str) -> MagNetConfig:
 
 
 def preset(name: Preset, dataset: DatasetName) -> Config:
-    """The options that a preset stands for."""
+    """Returns the options of a preset."""
     squeezing = FeatureSqueezingConfig(bits=SQUEEZERS[dataset])
     if name == "paper":
         small = dataset == "digits"
@@ -213,7 +215,7 @@ def preset(name: Preset, dataset: DatasetName) -> Config:
 
 
 def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
-    """The command line's configuration: the preset's, with what is given changed."""
+    """Returns the configuration of a command line: the preset, with the given options."""
     choices: dict[str, tuple[str, tuple]] = {
         "preset": ("quick", get_args(Preset)),
         "dataset": ("digits", tuple(VICTIMS)),
@@ -229,7 +231,7 @@ def parse(arguments: list[str] | None = None, description: str | None = None) ->
 
 
 def specs(config: Config) -> list[AttackSpec]:
-    """The attacks of tables 3-7, in the tables' order."""
+    """Returns the attacks of tables 3-7, in the tables' order."""
     options = tuple(dataclasses.asdict(config.cw).items())
     fgsm = [AttackSpec("FGSM", float(eps)) for eps in config.fgsm_eps]
     return fgsm + [AttackSpec("CW-l2", float(k), options) for k in config.cw_confidence]
@@ -239,8 +241,10 @@ HARDENED_EPS = {"digits": 0.2, "mnist": 0.3, "fashion_mnist": 0.1, "gtsrb": 0.03
 
 
 def hardened(config: Config) -> victims.HardenedConfig:
-    """The run's victim, trained against attacks: eq. 11. In the quick preset for half as long, by
-    FGSM from a random start, which is PGD of one step."""
+    """Returns the run's victim with adversarial training (eq. 11).
+
+    The quick preset trains it for half as long, with FGSM from a random start: PGD of one step.
+    """
     eps = HARDENED_EPS[config.dataset]
     steps = 1 if config.preset == "quick" else 7
     length = 1.25 * eps if steps == 1 else eps / 4
@@ -251,13 +255,13 @@ def hardened(config: Config) -> victims.HardenedConfig:
     return victims.HardenedConfig(**options, adversarial=attack)
 
 
-# In l-infinity and in l2: usual on grey images of 28x28 pixels, and on small colour images.
+# (l-infinity, l2) bounds: the usual ones for small colour images, and for grey 28x28 images.
 OTHER_EPS = {"gtsrb": (8 / 255, 0.5)}
 GREY_EPS = (0.2, 1.5)
 
 
 def other_specs(config: Config) -> list[AttackSpec]:
-    """Every other attack of attacks_jax, at its usual strength; shortened in the quick preset."""
+    """Returns every other attack, at its usual strength; the quick preset shortens them."""
     eps, eps_l2 = OTHER_EPS.get(config.dataset, GREY_EPS)
     quick = config.preset == "quick"
     cw = dataclasses.asdict(config.cw)

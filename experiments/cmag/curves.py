@@ -16,7 +16,7 @@ SCORE_TITLES = {"ssim": "1 - SSIM(x, x')", "l2": "||x - x'||", "pixels": "pixels
 def histograms(
     path: Path, clean: Scores, attacks: list[Scored], limits: dict[str, dict[str, float]]
 ) -> None:
-    """Scores of clean and adversarial images, one panel an attack and score, with thresholds."""
+    """Draws clean and adversarial scores with thresholds, one panel per attack and score."""
     made = [attack for attack in attacks if attack.n]
     figure = Figure(
         figsize=(3.5 * max(len(clean), 2), 1.5 * max(len(made), 1) + 0.8), layout="constrained"
@@ -42,8 +42,10 @@ def histograms(
 
 
 def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) -> None:
-    """The ROC of the decision over all scores; false positives on a logarithmic axis, since
-    what matters is far to the left."""
+    """Draws the ROC of the decision over all scores.
+
+    The false-positive axis is logarithmic, because low rates matter most.
+    """
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     panel = figure.subplots()
     for attack in attacks:
@@ -63,12 +65,12 @@ def roc(path: Path, clean: Scores, validation: Scores, attacks: list[Scored]) ->
 
 
 def losses(path: Path, curves: dict[str, np.ndarray]) -> None:
-    """Mean training loss by epoch, one line a module."""
+    """Draws the mean training loss by epoch, one line per module."""
     figure = Figure(figsize=(5.5, 3.2), layout="constrained")
     panel = figure.subplots()
     for name, values in curves.items():
         panel.plot(np.arange(1, len(values) + 1), values, label=name, marker=".")
-    positive = all(np.nanmin(values) > 0 for values in curves.values())  # a critic's is not
+    positive = all(np.nanmin(values) > 0 for values in curves.values())  # a critic's loss is not
     scale = "log" if positive else "linear"
     panel.set(xlabel="epoch", ylabel="mean loss", yscale=scale)
     panel.legend()

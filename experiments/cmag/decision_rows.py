@@ -1,5 +1,5 @@
-"""What the decision is worth, and each score: the same scores with a threshold for each, by their
-rarity, each alone, and all but one."""
+"""Compares decisions on the same scores: a threshold per score, the combined p-value, each score
+alone, and all scores but one."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -12,16 +12,16 @@ from experiments.cmag.detection_rows import FPRS
 from experiments.pipeline.detectors import FittedDetector, Scores
 from experiments.runtime.results import Row
 
-Decider = Callable[[Scores], Scores]  # scores -> what thresholds are put to
+Decider = Callable[[Scores], Scores]  # scores -> the values that thresholds apply to
 
 
 def by_rarity(system: FittedDetector) -> bool:
-    """Whether the system decides by how rare its scores are together."""
+    """Returns whether the system decides by the combined p-value of its scores."""
     return getattr(system.config, "decision", "any") == "rarity"
 
 
 def apart(system: FittedDetector) -> FittedDetector:
-    """The system as it scores before it decides: each of its scores by itself."""
+    """Returns the system without its combination step: it returns each score separately."""
     if not by_rarity(system):
         return system
     config = dataclasses.replace(system.config, decision="any")
@@ -36,13 +36,15 @@ def rows(
     test: Scores,
     attacked: Mapping[tuple[str, float | None], Scores],
 ) -> Iterator[Row]:
-    """What a system of several scores flags by either decision, and, where it decides by rarity,
-    by each score alone and by all the others, calibrated on the same images.
+    """Yields the share of images that a system with several scores flags, for both decisions.
+
+    If it decides by the combined p-value, also for each score alone and for all the others. Every
+    decision is calibrated on the same images.
 
     Args:
-      held_out: the scores of `apart(system)` on clean images that were held out, each (N,).
-      test: on other clean images.
-      attacked: (attack, strength) -> on successful adversarial examples.
+      held_out: the scores of `apart(system)` on held-out clean images, each (N,).
+      test: the scores on other clean images.
+      attacked: (attack, strength) -> the scores on successful adversarial examples.
     """
     if len(held_out) == 1:
         return
@@ -74,13 +76,13 @@ def _only(name: str) -> Decider:
 
 
 def _together(held_out: Scores) -> Decider:
-    """By the rarity of these scores, and of no others, among held-out images."""
+    """Returns a decider by the combined p-value of only these scores on held-out images."""
     of = tails(held_out)
     return lambda scores: {"rarity": np.asarray(rarity({k: scores[k] for k in held_out}, of))}
 
 
 def _alone_and_without(held_out: Scores) -> Iterator[tuple[str, Decider]]:
-    """What each score is worth: alone, and what all others say together without it."""
+    """Yields (name, decider): each score alone, and all the others combined without it."""
     for name in held_out:
         yield f"{name} alone", _only(name)
     for name in held_out:

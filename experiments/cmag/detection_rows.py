@@ -1,4 +1,4 @@
-"""From scores to the rows of the tables."""
+"""Turns scores into table rows: detection rates, false-positive rates, AUROC, accuracy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ NORMAL_95 = 1.96  # standard errors on each side of a 95% interval
 
 @dataclass(frozen=True)
 class Attack:
-    """What an attack made of the images it was given."""
+    """The outcome of an attack on N images."""
 
     name: str
     strength: float
     success: np.ndarray  # (N,) bool
-    right: np.ndarray  # (N,) bool: whether the victim classifies what came out rightly
-    mean_distance: float  # of the successful examples, in the attack's norm; nan without any
+    right: np.ndarray  # (N,) bool: whether the victim classifies the attacked image correctly
+    mean_distance: float  # of successful examples, in the attack's norm; nan without any
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An attack's outcome as one detector scores it."""
+    """An attack's outcome with the scores of one detector."""
 
     attack: Attack
-    of_all: Scores  # of the first images that were attacked, whatever came out: (n,), n <= N
+    of_all: Scores  # (n,): of the first n <= N attacked images, successful or not
 
     @property
     def scores(self) -> Scores:
-        """Of the successful examples, which detection rates are measured on."""
+        """Scores of the successful examples; detection rates are measured on these."""
         return {name: values[self._success] for name, values in self.of_all.items()}
 
     @property
@@ -53,33 +53,33 @@ class Scored:
 
 @dataclass(frozen=True)
 class Clean:
-    """Images that nobody attacked, as one detector scores them."""
+    """The scores of one detector on clean images."""
 
-    training: Scores | None  # where the system's paper looks at them
+    training: Scores | None  # None unless the system's paper uses them
     validation: Scores
     test: Scores  # misclassified images included
-    right: np.ndarray  # (n,) bool: whether the victim classifies the test image rightly
-    noisy: dict[float, Scores]  # standard deviation of the noise -> test images under it
+    right: np.ndarray  # (n,) bool: whether the victim classifies the test image correctly
+    noisy: dict[float, Scores]  # standard deviation of the noise -> noisy test images
 
 
 def thresholds(system: FittedDetector, clean: Clean) -> dict[str, Thresholds]:
-    """The rule of the system's paper, and FPR calibration on held-out images."""
+    """Returns thresholds by the system's paper, and by FPR calibration on held-out images."""
     paper = {"paper": system.paper_thresholds(clean.training, clean.validation)}
     images = _count(clean.validation)
     return paper | {
         f"fpr={fpr:g}": cmag.calibrate(clean.validation, fpr=fpr)
         for fpr in FPRS
-        if fpr * images >= 1  # a thousandth of a hundred images is not to be had
+        if fpr * images >= 1  # skip rates below one image
     }
 
 
 def victim_rows(
     dataset: str, accuracies: dict[str, tuple[float, int]], attacks: list[Attack]
 ) -> Iterator[Row]:
-    """What is true of the victim alone.
+    """Yields the rows of the victim alone: accuracy, attack success rate, mean distance.
 
     Args:
-      accuracies: split -> (accuracy, images).
+      accuracies: split -> (accuracy, number of images).
     """
     for split, (value, n) in accuracies.items():
         yield Row("extra/victim", dataset, "victim", "none", None, f"accuracy:{split}", value, n)
@@ -102,7 +102,7 @@ def rows(
     attacks: list[Scored],
     limits: dict[str, Thresholds],
 ) -> Iterator[Row]:
-    """How well one system detects, and what it costs."""
+    """Yields the rows of one system: how well it detects, and its cost on clean images."""
 
     def row(table, metric, value, n, attack="none", strength=None, paper=None):
         value = round(float(value), 6)
@@ -135,7 +135,7 @@ def rows(
                     "extra/let-through", f"accuracy_all@{rule}", right, int(passed.sum()), **at
                 )
             if not made.n:
-                continue  # nothing was adversarial: there is no rate to give
+                continue  # without adversarial examples there is no rate
             printed = _printed(dataset, system.name, made.attack) if rule == "paper" else None
             metric = "detection_rate@paper" if rule == "paper" else f"tpr@{rule}"
             yield row(table, metric, _flagged(made.scores, limit), made.n, paper=printed, **at)
@@ -154,8 +154,11 @@ def rows(
 def pooled(
     adversarial: Scores, clean: Scores, validation: Scores, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One number an image, adversarial and clean: the score `name`, or "any" for the decision
-    over all of them, which thresholds every score at the same rank among validation images."""
+    """Returns one number per image, for adversarial and for clean images: the score `name`.
+
+    "any" stands for the decision over all scores, which thresholds every score at the same rank
+    among validation images.
+    """
     if len(clean) == 1:
         (name,) = clean
     if name != "any":
@@ -164,8 +167,11 @@ def pooled(
 
 
 def auroc(positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float, float]:
-    """(area under the ROC curve, the 95% interval's ends): DeLong, DeLong and Clarke-Pearson
-    (1988). The area is the chance that a positive outranks a negative; ties count half."""
+    """Returns (area under the ROC curve, low end, high end) with DeLong's 95% interval.
+
+    See DeLong, DeLong and Clarke-Pearson (1988). The area is the probability that a positive ranks
+    above a negative; ties count half.
+    """
     of_positives = _share_below(negatives, positives)
     of_negatives = 1 - _share_below(positives, negatives)
     area = float(of_positives.mean())
@@ -181,7 +187,7 @@ def _share_below(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def roc(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(false-positive rates, true-positive rates)."""
+    """Returns (false-positive rates, true-positive rates)."""
     truth = np.repeat([1, 0], [len(positives), len(negatives)])
     fpr, tpr, _ = roc_curve(truth, np.concatenate([positives, negatives]))
     return fpr, tpr

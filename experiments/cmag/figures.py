@@ -20,7 +20,7 @@ SHOWN = {"FGSM": 0.3, "CW-l2": 19.0}  # figure 2's strengths
 
 @dataclass(frozen=True)
 class Outcome:
-    """A system and what became of it."""
+    """A fitted system, its scores and its thresholds."""
 
     system: FittedDetector
     clean: Clean
@@ -37,7 +37,7 @@ def draw(
 ) -> dict[str, Path]:
     """Draws everything into the folder; returns caption -> path."""
     pictures = {}
-    strongest = {  # of figure 2's two attacks, the strength that is shown or the next best
+    strongest = {  # per attack of figure 2, its strength or the nearest one that succeeds
         name: min(specs, key=lambda s: abs(s.strength - SHOWN[name]))
         for name in SHOWN
         if (specs := [s for s in attacked if s.name == name and attacked[s].success.any()])
@@ -74,7 +74,7 @@ def draw(
 
 
 def _side_by_side(attacked, chosen: dict[str, AttackSpec]) -> dict[str, np.ndarray]:
-    """Images that all the chosen attacks succeeded on, where there are any."""
+    """Returns images on which all chosen attacks succeed, or else those of the first attack."""
     made = [attacked[spec] for spec in chosen.values()]
     count = min(len(m.success) for m in made)
     rows = np.flatnonzero(np.all([m.success[:count] for m in made], axis=0))[:ROWS]

@@ -1,4 +1,4 @@
-"""How well CMAG rebuilds images: tables 6 and 7, and the ablation of figures 4 to 6 in numbers."""
+"""Measures CMAG's reconstructions: tables 6 and 7, and figures 4 to 6 (the ablation) as numbers."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ from experiments.pipeline.attack_runs import Attacked, AttackSpec
 from experiments.pipeline.detectors import FittedDetector
 from experiments.runtime.results import Row
 
-ABLATION_IMAGES = 1000  # of each kind, at most
+ABLATION_IMAGES = 1000  # at most, per attack and of clean images
 Errors = dict[str, np.ndarray]  # "ssim": 1 - SSIM(x, x'), "l2": ||x - x'||; (N,)
 Measure = Callable[[np.ndarray], Errors]
 
 
 def errors_of_gr(system: FittedDetector) -> FittedDetector:
-    """The system as a meter of GR's two errors of section 3.4, whatever it scores by."""
+    """Returns the system with GR's two errors of section 3.4 as its only scores."""
     if system.config.scores == ("ssim", "l2"):
         return system
     config = dataclasses.replace(system.config, scores=("ssim", "l2"), decision="any")
@@ -31,9 +31,11 @@ def errors_of_gr(system: FittedDetector) -> FittedDetector:
 def tables_6_and_7(
     data: Dataset, system: FittedDetector, attacked: dict[AttackSpec, Attacked], measure: Measure
 ) -> Iterator[Row]:
-    """Mean SSIM and l2 error of GR, on clean test images and on successful adversarial ones, and
-    the smallest SSIM of a training image, which is the paper's threshold."""
-    ours = system.name == "CMAG"  # the paper's values are of the paper's system
+    """Yields GR's mean SSIM and l2 error on clean test images and on successful adversarial ones.
+
+    Also yields the smallest SSIM of a training image, which is the paper's threshold.
+    """
+    ours = system.name == "CMAG"  # the paper's values hold only for CMAG
 
     def row(table, metric, value, n, paper, attack="none", strength=None):
         value, paper = round(float(value), 6), paper if ours else None
@@ -59,8 +61,10 @@ def tables_6_and_7(
 
 
 def with_average(system: FittedDetector, data: Dataset, *, seed: int, cache_dir) -> FittedDetector:
-    """CMAG whose GR was trained on the weighted average of FMR and LR (figure 4); FMR and LR are
-    the same networks."""
+    """Returns CMAG with GR trained on the weighted average of FMR and LR (figure 4).
+
+    FMR and LR are the networks of `system`.
+    """
     config = dataclasses.replace(system.config, combination="average")
     same = {name: getattr(system.params, name) for name in ("fmr", "lr")}
     return detectors.fit(
@@ -71,12 +75,12 @@ def with_average(system: FittedDetector, data: Dataset, *, seed: int, cache_dir)
 def ablation(
     dataset: str, variants: dict[str, FittedDetector], clean: np.ndarray, attacked: dict
 ) -> Iterator[Row]:
-    """Mean SSIM and l2 norm between images and what each module makes of them.
+    """Yields the mean SSIM and l2 norm between images and each module's reconstructions.
 
     Args:
       variants: name -> a CMAG.
       clean: test images.
-      attacked: spec -> Attacked; the successful examples are rebuilt.
+      attacked: spec -> Attacked; only the successful examples count.
     """
     kinds = {("none", None): clean[:ABLATION_IMAGES]}
     for spec, made in attacked.items():

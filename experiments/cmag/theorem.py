@@ -1,13 +1,14 @@
-"""Theorem 1 of CMAG (section 4.3), checked on what a detector and an attack really do.
+"""Checks theorem 1 of CMAG (section 4.3) on fitted detectors and real attacks.
 
-For the whole reconstruction phi(f(.)) it assumes constants e1 and e2 with
+For the whole reconstruction phi(f(.)), the theorem assumes constants e1 and e2 with
 
     ||phi(f(x)) - x|| <= e1 for clean images x,
     ||phi(f(eps)) - eps|| >= e2 for adversarial perturbations eps,    e2 > 2 e1,
 
-and concludes ||phi(f(x + eps)) - (x + eps)|| >= e1. The proof's first step takes the error of
-x + eps for the sum of the errors of x and of eps, as if networks were linear; without it nothing
-follows. So the step is measured beside the assumption and the conclusion.
+and concludes ||phi(f(x + eps)) - (x + eps)|| >= e1. The first step of the proof
+sets the error of x + eps to the sum of the errors of x and of eps, as if networks were linear.
+Without this step the conclusion does not follow. This module measures the step, the assumption and
+the conclusion.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,24 +23,24 @@ from experiments.pipeline.attack_runs import Attacked, AttackSpec
 from experiments.runtime.results import Row
 
 TABLE = "extra/theorem1"
-BATCH = 500  # images at a time: no result depends on it
+BATCH = 500  # images per batch; no result depends on it
 
-Error = Callable[[np.ndarray], np.ndarray]  # u (N, H, W, C) -> phi(f(u)) - u, as large
+Error = Callable[[np.ndarray], np.ndarray]  # u (N, H, W, C) -> phi(f(u)) - u, of the same shape
 
 
 def rows(
     dataset: str, system: str, error: Error, attacked: Mapping[AttackSpec, Attacked]
 ) -> Iterator[Row]:
-    """`check` of every attack that had a success, and how badly no perturbation at all is rebuilt.
+    """Yields `check` for every attack with a success, and the error of a zero perturbation.
 
     Args:
-      error: u (N, H, W, C) -> phi(f(u)) - u, also of perturbations, whose values lie in [-1, 1].
-      attacked: what became of each attack's images.
+      error: u (N, H, W, C) -> phi(f(u)) - u, also for perturbations, with values in [-1, 1].
+      attacked: the outcome of each attack.
     """
     for spec, made in attacked.items():
         if not made.success.any():
             continue
-        # Section 4.3 says that table 7 has the errors of perturbations; its title, of examples.
+        # Section 4.3 says that table 7 has errors of perturbations; its title says of examples.
         paper = (
             {}
             if system != "CMAG"
@@ -52,7 +53,7 @@ def rows(
             at = (spec.name, spec.strength, metric, round(value, 6), n, paper.get(metric))
             yield Row(TABLE, dataset, system, *at)
     for made in attacked.values():
-        # Where this is above 2 e1 already, the assumption says little of perturbations.
+        # If this is above 2 e1 already, the assumption says little about perturbations.
         nothing = float(_norms(error(np.zeros_like(made.clean[:1])))[0])
         yield Row(TABLE, dataset, system, "none", None, "e2_of_zero", round(nothing, 6), 1)
         break
@@ -61,11 +62,11 @@ def rows(
 def check(
     error: Error, clean: np.ndarray, images: np.ndarray, success: np.ndarray
 ) -> dict[str, tuple[float, int]]:
-    """The theorem's terms for the successful ones among N attacked images.
+    """Returns the theorem's terms for the successful ones among N attacked images.
 
-    Both readings of e1 and e2 are there: of each image, e1(x) = ||phi(f(x)) - x|| and
-    e2(eps) = ||phi(f(eps)) - eps||, and the constants, the largest e1(x) of all N clean images and
-    the smallest e2(eps). Shares are of images, but for `share_assumption_constants`, 0 or 1.
+    Both readings of e1 and e2 count. Per image: e1(x) = ||phi(f(x)) - x|| and
+    e2(eps) = ||phi(f(eps)) - eps||. As constants: the largest e1(x) of all N clean images and the
+    smallest e2(eps). Shares are over images, except `share_assumption_constants`, which is 0 or 1.
 
     Args:
       error: u (N, H, W, C) -> phi(f(u)) - u.
@@ -73,7 +74,7 @@ def check(
       success: (N,) bool, with at least one True.
 
     Returns:
-      metric -> (value, the images it was measured on).
+      metric -> (value, number of images measured).
     """
     of_clean = error(clean)
     largest_e1 = _norms(of_clean).max()
@@ -88,7 +89,7 @@ def check(
         "mean_e2": e2,
         "share_assumption": assumption,
         "share_conclusion": conclusion,
-        # What a threshold at the worst clean image needs.
+        # A threshold at the worst clean image needs this one.
         "share_conclusion_constant": reached >= largest_e1,
         "share_triangle_bound": reached >= e2 - e1,
     }
@@ -104,15 +105,17 @@ def check(
 
 
 def reconstruction_error(victim: Victim, params: CMAGParams) -> Error:
-    """The `error` of a fitted CMAG: u (N, H, W, C) float32, of any values -> GR's reconstruction
-    of u, minus u."""
+    """Returns the `error` of a fitted CMAG: u -> GR's reconstruction of u, minus u.
+
+    u (N, H, W, C) is float32, with any values.
+    """
     victim = ready(victim)
 
     def error(u: np.ndarray) -> np.ndarray:
         parts = []
         for start in range(0, len(u), BATCH):
             part = u[start : start + BATCH]
-            # Filled up with blanks to one shape, so that it compiles once for all attacks.
+            # Blanks pad each batch to one shape, so that it compiles once for all attacks.
             blanks = np.zeros((BATCH - len(part), *u.shape[1:]), np.float32)
             rebuilt = _rebuild(victim, params, np.concatenate([part, blanks]))
             parts.append(np.asarray(rebuilt)[: len(part)] - part)
@@ -121,10 +124,10 @@ def reconstruction_error(victim: Victim, params: CMAGParams) -> Error:
     return error
 
 
-# Traced, images are checked for shape and type only: a perturbation is none, and passes.
+# Under jit, only shape and type are checked, so a perturbation passes as an image.
 _rebuild = jax.jit(lambda victim, params, u: cmag.reconstruct(victim, params, u).gr)
 
 
 def _norms(errors: np.ndarray) -> np.ndarray:
-    """(N,): each image's l2 norm."""
+    """Returns each image's l2 norm (N,)."""
     return np.sqrt(np.sum(np.square(errors), axis=(1, 2, 3)))

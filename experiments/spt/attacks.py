@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import attacks_jax
@@ -17,7 +15,6 @@ from experiments.spt.evasions import NO_EVASION, Evasion, begin, evading
 UNBOUNDED = 1.0
 # Of attacks that are not cut to the pixels' bounds (the paper's "without CUT").
 UNCUT = (-100.0, 100.0)
-ASK_EVERY = 8  # steps between two looks at who is done: a look waits for the step
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,7 @@ def drive(
 
     `keys` (N,) are what an evasion draws with; `on_query` is shown the images of each query.
 
-    The steps are called from Python, jitted: on a CPU XLA is slow in compiled loops, on a GPU a
-    step takes far longer than its call. `attacks_jax.run` is not used since it returns the best
-    image that was found, and what the paper judges is the last.
+    `attacks_jax.run` returns the best image of an attack; the paper judges the last one.
     """
     if not spec.cut:
         system = replace(system, bounds=UNCUT)  # or it would take all that is uncut for hostile
@@ -95,13 +90,13 @@ def drive(
     before = begin(
         evasion, system, len(images), images.shape[1:], queries=queries, turns=turns, keys=keys
     )
-    state = _init(attack, oracle, before, jnp.asarray(images), jnp.asarray(goals))
-    for step in range(spec.steps):
-        if step % ASK_EVERY == 0 and bool(state.done.all()):
-            break
-        if on_query is not None:
+    states = attacks_jax.steps(
+        attack, oracle, jax.random.key(0), images, goals,
+        oracle_state=before, num_steps=spec.steps, donate=True,
+    )  # fmt: skip
+    for made, state in enumerate(states):
+        if on_query is not None and made < spec.steps and not state.done.all():
             on_query(np.array(state.images))
-        state = _step(attack, oracle, state)
     seen = state.oracle_state.record
     asked = np.minimum(evasion.samples * np.asarray(state.queries), queries)
     # Whoever was done went on being asked about. To the attacker the last answer is the last.
@@ -119,13 +114,3 @@ def drive(
 def own_queries(deceived: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """(Q, N) bool: those of the queries that the decoy answered which the attack needed, (N,)."""
     return deceived & (np.arange(len(deceived))[:, None] < asked)
-
-
-@jax.jit
-def _init(attack, oracle, before, images, labels):
-    return attack.init(oracle, before, jax.random.key(0), images, labels)
-
-
-@partial(jax.jit, donate_argnums=2)
-def _step(attack, oracle, state):
-    return attack.step(oracle, state)

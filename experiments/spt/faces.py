@@ -29,6 +29,7 @@ from experiments.pipeline import attack_runs
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
 from experiments.report import figures
 from experiments.runtime import cache, checks
+from experiments.runtime.batching import map_batches
 from experiments.runtime.results import Row
 from experiments.spt import ami
 from experiments.spt.ami import AMIConfig
@@ -382,11 +383,11 @@ def _histograms(
 
 def _batched(function, images: np.ndarray, batch: int) -> np.ndarray:
     """The function's values (N,), computed in batches of one shape, so that it compiles once."""
-    values = []
-    for start in range(0, len(images), batch):
-        rows = np.arange(len(images))[start : start + batch]
-        values.append(np.asarray(function(images[np.resize(rows, batch)]))[: len(rows)])
-    return np.concatenate(values)
+
+    def of_rows(rows):
+        return {"of": np.asarray(function(images[rows]))}
+
+    return map_batches(of_rows, len(images), batch)["of"]
 
 
 @jax.jit

@@ -13,6 +13,7 @@ import numpy as np
 import spt_jax
 from experiments import datasets, victims
 from experiments.runtime import cache, progress
+from experiments.runtime.batching import Arrays, map_batches
 from experiments.runtime.results import Row
 from experiments.spt import osd_encoder
 from experiments.spt.attacks import Attacked, Spec, drive
@@ -164,29 +165,17 @@ class Lab:
         folder = self.config.cache_dir / f"spt-{self.dataset}-{spec.name}-{key}"
         title = f"{spec.title} {spec.step_size:g} on {defence.kind}"
         system = self.system(defence, victim)
-        parts = []
+
+        def attack(rows: np.ndarray) -> Arrays:
+            images, labels = self.split.images[rows], self.split.labels[rows]
+            return drive(spec, system, images, labels, keys=keys[rows])
+
         with progress.bar(count, title, "images") as bar:
-            for begin in range(0, count, chunk):
-                rows = np.arange(begin, min(begin + chunk, count))
-
-                def compute(rows=rows):
-                    # The last chunk is filled up with repeats, so that all have one shape.
-                    padded = np.resize(rows, chunk)
-                    images, labels = self.split.images[padded], self.split.labels[padded]
-                    arrays = drive(spec, system, images, labels, keys=keys[padded])
-                    return {
-                        name: array[:, : len(rows)] if name in BY_QUERY else array[: len(rows)]
-                        for name, array in arrays.items()
-                    }
-
-                parts.append(cache.arrays(folder / f"{begin:06d}.npz", compute))
-                bar.update(len(rows))
-        return Attacked(
-            **{
-                name: np.concatenate([part[name] for part in parts], axis=int(name in BY_QUERY))
-                for name in Attacked.__dataclass_fields__
-            }
-        )
+            found = map_batches(
+                attack, count, chunk, axes=dict.fromkeys(BY_QUERY, 1),
+                file=lambda begin: folder / f"{begin:06d}.npz", on_batch=bar.update,
+            )  # fmt: skip
+        return Attacked(**found)
 
     def truth(self, attacked: Attacked) -> np.ndarray:
         """The true labels of those attacked."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.runtime import cache
@@ -102,7 +101,7 @@ class Steps:
 def _check_room(path: Path, tree: Any) -> None:
     """Raises OSError where the disk has no room for the tree. Orbax writes in threads, whose errors
     are printed as tracebacks."""
-    size = sum(leaf.nbytes for leaf in map(np.asarray, jax.tree.leaves(tree)))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     if shutil.disk_usage(path).free < 2 * size + SPARE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 

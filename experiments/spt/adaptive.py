@@ -51,9 +51,7 @@ def evasive(lab: Lab, defence: Defence) -> dict[str, Spec]:
     config, options = lab.config, dict(defence.options)
     make = partial(Spec, "MI-FGSM", target=config.target)
     steps, size = config.steps or STEPS, config.step_size or STEP_SIZE
-    few = min(
-        config.length + config.patience - 1, steps
-    )  # the most queries before the decoy answers
+    few = min(config.length + config.patience - 1, steps)  # all before the decoy answers
     alike = 10 ** (-options.get("threshold_db", config.threshold_db) / 20)  # root mean square
     noise = MARGIN * alike / 2**0.5  # both of the compared images have noise
     found = {

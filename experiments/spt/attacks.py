@@ -87,9 +87,8 @@ def drive(
     found: the paper judges the last image.
     """
     if not spec.cut:
-        system = replace(
-            system, bounds=UNCUT
-        )  # or the system would treat all uncut images as hostile
+        # Otherwise the system would treat all uncut images as hostile.
+        system = replace(system, bounds=UNCUT)
     evasion, turns = spec.evasion, spec.turns
     attack, oracle = spec.make(), evading(evasion, system, turns=turns)
     goals = labels if spec.target is None else np.full(len(labels), spec.target, np.int32)

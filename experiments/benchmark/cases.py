@@ -1,8 +1,8 @@
-"""The attacks that are compared with other programs': one table for `parity` and `benchmark`.
+"""The attacks that `parity` and `benchmark` compare with reference implementations.
 
-A case is told once, in the words of `attacks_jax`; each file of `experiments/peers` translates it
-into its peer's words, so that everybody gets the same options and the same number of steps,
-rounds or queries.
+A case names an attack and its options as `attacks_jax` does. Each file of
+`experiments/benchmark/peers` translates it for one implementation, so that all get the same options
+and the same number of steps, rounds or queries.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Case:
         return (labels + 1) % classes if self.targeted else labels
 
 
-# (eps in l-infinity, eps in l2) at which attacks on an undefended victim succeed on some images.
+# (eps in l-infinity, eps in l2): attacks on an undefended victim succeed on some images, not all.
 EPS = {"digits": (0.1, 1.5), "mnist": (0.1, 1.5), "cifar10": (1.5 / 255, 0.15)}
 
 

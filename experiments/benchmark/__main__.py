@@ -1,7 +1,7 @@
 """Measures speed as ratios: `python -m experiments.benchmark attacks`, `detectors` or `spt`.
 
 All implementations run in one process, in turns, on the same weights. Each figure is a median;
-compilation is timed separately. The figures are in results.json; none has a pass mark. The same
+compilation is timed separately. The figures are in results.json; nothing is asserted. The same
 command resumes an interrupted run of `attacks`.
 """
 
@@ -41,17 +41,19 @@ class Config:
     dataset: Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"] = "mnist"
     network: Literal["small", "vgg"] = "small"  # the classifier that `attacks` attacks
     only: tuple[str, ...] = ()  # attacks to measure, by their names in the table; all by default
-    images: int = 128  # most images attacked at a time; slow attacks get fewer
-    repeats: int = 50  # most repeats of a measurement; slow attacks get fewer
-    most_steps: int = 1_000_000  # most steps of an attack; lower it for a quick look
+    images: int = 128  # maximum images attacked at a time; slow attacks get fewer
+    repeats: int = 50  # maximum repeats of a measurement; slow attacks get fewer
+    most_steps: int = 1_000_000  # maximum steps of an attack; lower it for a quick look
     peer_limit: float = 120.0  # seconds; an implementation whose first call takes longer runs once
-    detector_repeats: int = 200  # most repeats of a measurement of `detectors` or `spt`
+    detector_repeats: int = 200  # maximum repeats of a measurement of `detectors` or `spt`
     batches: tuple[int, ...] = (1, 32, 1024)  # batch sizes of `detectors`
-    preset: cmag_config.Preset = "quick"  # `detectors` takes its detectors and classifier from it
+    preset: cmag_config.Preset = (
+        "quick"  # settings of the detectors and the classifier in `detectors`
+    )
     fit_repeats: int = 20  # training epochs that `detectors` measures
-    output_dir: Path | None = None  # default: runs/benchmark-WHAT-DATASET
+    output_dir: Path | None = None  # runs/benchmark-WHAT-DATASET if not given
     cache_dir: Path = Path("runs/cache")  # trained networks
-    data_dir: Path | None = None  # prepared TFDS data sets (default: TFDS_DATA_DIR)
+    data_dir: Path | None = None  # prepared TFDS data sets; TFDS_DATA_DIR if not given
     manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
 
     def __post_init__(self) -> None:

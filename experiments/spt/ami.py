@@ -59,7 +59,7 @@ MARGIN = 1 / 14  # the authors': 2 of pool3's 28 pixels
 
 @dataclass(frozen=True)
 class AMIConfig:
-    """The parameters of section 3."""
+    """AMI's parameters (section 3)."""
 
     pairs: int = 5  # pairs of the base face and another that must agree; the authors use about 30
     weakening: float = 100.0  # alpha

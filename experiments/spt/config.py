@@ -40,16 +40,16 @@ class Config:
     untrained_seeds: int = 3  # number of untrained decoys (T-) to average: they vary by seed
     length: int = 10  # images in the buffer: t, section IV-A
     threshold_db: float = 35.0  # PSNR above which two queries are similar: T
-    patience: int = 5  # S
+    patience: int = 5  # similar pairs of queries allowed before the decoy answers: S
     target: int = 0  # the class of targeted attacks
-    steps: int | None = None  # attack steps (default: each table's own)
-    step_size: float | None = None  # attack step size, except JSMA's (default: each table's own)
+    steps: int | None = None  # attack steps; if not given, each table's own
+    step_size: float | None = None  # attack step size, not JSMA's; if not given, each table's own
     jsma_theta: float = 0.1  # JSMA's change of a pixel; the paper gives none
-    width: Literal["slim", "full"] = "slim"  # of the networks
+    width: Literal["slim", "full"] = "slim"  # width of the networks
     chunk: int = 100  # images attacked at a time; does not change results
-    output_dir: Path | None = None  # default: runs/spt-DATASET-PRESET-TABLE-seedSEED
+    output_dir: Path | None = None  # runs/spt-DATASET-PRESET-TABLE-seedSEED if not given
     cache_dir: Path = Path("runs/cache")  # trained networks and attacked images
-    data_dir: Path | None = None  # prepared TFDS data sets (default: TFDS_DATA_DIR)
+    data_dir: Path | None = None  # prepared TFDS data sets; TFDS_DATA_DIR if not given
     manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
     faces: FacesConfig = field(default_factory=FacesConfig)  # settings of table IX
 

@@ -66,7 +66,7 @@ class FacesConfig:
 
     dataset: Literal["orl_faces", "vggface2"] = "orl_faces"
     face_size: tuple[int, int] = (56, 46)  # height and width that faces are scaled to
-    classifier: Literal["VGG", "LeNet", "C4", "C4_WO_BN"] = "VGG"  # AMI needs one without branches
+    classifier: Literal["VGG", "LeNet", "C4", "C4_WO_BN"] = "VGG"  # AMI needs no branches
     fallback: Architecture = "ResNet"  # Classifier3
     width: Literal["slim", "full"] = "slim"
     epochs: int = 40
@@ -79,7 +79,7 @@ class FacesConfig:
     bim_steps: int = 20
     cw_confidence: float = 0.0
     cw_steps: int = 200  # steps per round of CW-l2; CW-l0 and CW-linf take half as many
-    cw_rounds: int = 300  # most rounds of CW-l0 and CW-linf
+    cw_rounds: int = 300  # maximum rounds of CW-l0 and CW-linf
     patch_size: int = 16  # diameter in pixels
     patch_steps: int = 300
     attack_batch: int = 20  # images attacked at a time; does not change results

@@ -47,9 +47,7 @@ class Config:
     peer_limit: float = 120.0  # seconds; an implementation whose first call takes longer runs once
     detector_repeats: int = 200  # maximum repeats of a measurement of `detectors` or `spt`
     batches: tuple[int, ...] = (1, 32, 1024)  # batch sizes of `detectors`
-    preset: cmag_config.Preset = (
-        "quick"  # settings of the detectors and the classifier in `detectors`
-    )
+    preset: cmag_config.Preset = "quick"  # settings of the models that `detectors` measures
     fit_repeats: int = 20  # training epochs that `detectors` measures
     output_dir: Path | None = None  # runs/benchmark-WHAT-DATASET if not given
     cache_dir: Path = Path("runs/cache")  # trained networks

@@ -31,6 +31,7 @@ from attacks_jax._detector_oracle import Detector, Guard, guarded, guarded_state
 from attacks_jax._losses import Loss, cross_entropy, dlr, margin
 from attacks_jax._oracles import bpda, eot, stateless, stochastic
 from attacks_jax._run import fit, run
+from attacks_jax._steps import steps
 
 __version__ = "0.2.0"
 
@@ -74,6 +75,7 @@ __all__ = [
     "run",
     "square",
     "stateless",
+    "steps",
     "stochastic",
 ]
 

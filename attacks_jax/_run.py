@@ -68,7 +68,7 @@ def run(
     if not images.shape[0]:  # many networks can't be called on nothing
         none = jnp.zeros(0, jnp.float32)
         return Result(images, none.astype(bool), none, none.astype(jnp.int32), oracle_state)
-    attack, oracle = _ready(attack, oracle)
+    attack, oracle = ready(attack, oracle)
     final = _final_state(attack, oracle, oracle_state, key, images, labels, loop)
     result = _result(attack, oracle, final)
     if round_to is None:
@@ -105,20 +105,30 @@ def fit(
     images, labels = check_batch(images, labels, attack.bounds)
     if not images.shape[0]:
         raise ValueError("expected at least one image to learn from, got none")
-    attack, oracle = _ready(attack, oracle)
+    attack, oracle = ready(attack, oracle)
     return attack.learnt(_final_state(attack, oracle, oracle_state, key, images, labels, loop))
 
 
-def _ready(attack: Any, oracle: Any) -> tuple[Any, Partial]:
+def ready(attack: Any, oracle: Any) -> tuple[Any, Partial]:
     """Attack and oracle as `jit` takes them."""
     return pinned(attack), Partial(_in_float32, pinned(as_partial(oracle, "oracle")))
 
 
-def _final_state(attack, oracle, oracle_state, key, images, labels, loop):
-    """The attack's state when all its steps are made."""
+def init_state(attack, oracle, oracle_state, key, images, labels):
+    """The attack's state before its first step, of an attack and an oracle that are `ready`."""
+    _check_oracle(oracle, oracle_state, images, labels)
+    return _init(attack, oracle, oracle_state, key, images, labels)
+
+
+def _check_oracle(oracle, oracle_state, images, labels) -> None:
     with impure_in_words():
         answer = _query.eval_shape(oracle, oracle_state, images)
     check_classes(labels, answer[1].shape)
+
+
+def _final_state(attack, oracle, oracle_state, key, images, labels, loop):
+    """The attack's state when all its steps are made."""
+    _check_oracle(oracle, oracle_state, images, labels)
     traced = is_traced(key, *jax.tree.leaves((attack, oracle, images, labels, oracle_state)))
     if loop not in ("auto", "host", "compiled"):
         raise ValueError(f"expected loop 'auto', 'host' or 'compiled', got {loop!r}")

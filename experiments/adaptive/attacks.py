@@ -12,6 +12,7 @@ from experiments.adaptive.config import Config
 from experiments.datasets import Split
 from experiments.pipeline.detectors import slug
 from experiments.runtime import cache
+from experiments.runtime.batching import Arrays, map_batches
 from experiments.victims import Victim, predict
 
 # Raise it when a change of attacks_jax or of this package makes images made before it others.
@@ -74,32 +75,32 @@ def run(
         version=VERSION, **({"way": [ROUNDS, STEP, LAST_STEP, MOMENTUM]} if name in MODES else {}),
     )  # fmt: skip
     folder = config.cache_dir / f"adaptive-{slug(name)}-{eps:g}-{key}"
-    wanted = detector and detector.wanted(fpr)
+    wanted: Any = detector and detector.wanted(fpr)
     attack = _make(name, wanted, eps=eps, step_size=config.step_size * eps, num_steps=steps)
-    size, parts = _batch(min(config.batch, len(split)), len(chosen)), []
-    for start in range(0, len(chosen), size):
-
-        def compute(start=start):
-            # The last batch is filled up with repeats: one shape, one compilation.
-            rows = np.resize(np.arange(len(chosen))[start : start + size], size)
-            images, labels = chosen.images[rows], chosen.labels[rows]
-            random = jax.random.key(config.seed)
-            if name in MODES:
-                return _towards_each(attack, victim, random, images, labels)
-            oracle, state = attacks_jax.stateless(victim.logits), ()
-            if wanted is not None:
-                oracle = attacks_jax.guarded(oracle, wanted)
-                state = attacks_jax.guarded_state(labels)
-            result = attacks_jax.run(attack, oracle, random, images, labels, oracle_state=state)
-            return {name: np.asarray(getattr(result, name)) for name in KEPT}
-
-        stored = cache.arrays(folder / f"{size}-{start:06d}.npz", compute)
-        parts.append({name: stored[name][: len(chosen) - start] for name in KEPT})
     n = len(split)
     made = Made(split.images.copy(), np.zeros(n, bool), np.zeros(n))
-    if parts:
-        for field, values in vars(made).items():
-            values[rows] = np.concatenate([part[field] for part in parts])
+    if not len(chosen):
+        return made
+    size = _batch(min(config.batch, n), len(chosen))
+
+    def of_rows(rows: np.ndarray) -> Arrays:
+        images, labels = chosen.images[rows], chosen.labels[rows]
+        random = jax.random.key(config.seed)
+        if name in MODES:
+            return _towards_each(attack, victim, random, images, labels)
+        oracle: Any = attacks_jax.stateless(victim.logits)
+        state: Any = ()
+        if wanted is not None:
+            oracle = attacks_jax.guarded(oracle, wanted)
+            state = attacks_jax.guarded_state(labels)
+        result = attacks_jax.run(attack, oracle, random, images, labels, oracle_state=state)
+        return {name: np.asarray(getattr(result, name)) for name in KEPT}
+
+    found = map_batches(
+        of_rows, len(chosen), size, file=lambda start: folder / f"{size}-{start:06d}.npz"
+    )
+    for field, values in vars(made).items():
+        values[rows] = found[field]
     return made
 
 

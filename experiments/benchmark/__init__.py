@@ -1,1 +1,1 @@
-"""Speed as ratios, and the cases of attacks that `parity`, `rounding` and the gallery share."""
+"""Speed benchmarks, and the attack cases that `parity`, `rounding` and the gallery share."""

@@ -1,8 +1,8 @@
 """Measures speed as ratios: `python -m experiments.benchmark attacks`, `detectors` or `spt`.
 
-Everything that is compared runs in one process, turn and turn about, on the same weights; the
-figure is the median, with compilation apart. Nothing here asserts: see results.json. An
-interrupted run of `attacks` goes on where it was with the same command.
+All implementations run in one process, in turns, on the same weights. Each figure is a median;
+compilation is timed separately. The figures are in results.json; nothing is asserted. The same
+command resumes an interrupted run of `attacks`.
 """
 
 from collections.abc import Iterable
@@ -39,20 +39,20 @@ MOST_BATCH = 2**20
 class Config:
     what: tyro.conf.Positional[Literal["attacks", "detectors", "spt"]]
     dataset: Literal["digits", "mnist", "fashion_mnist", "gtsrb", "cifar10"] = "mnist"
-    network: Literal["small", "vgg"] = "small"  # that `attacks` are run on
-    only: tuple[str, ...] = ()  # attacks, as the table names them; all by default
-    images: int = 128  # attacked at a time, at most: slow attacks get fewer
-    repeats: int = 50  # of a measurement, at most: slow attacks get fewer
-    most_steps: int = 1_000_000  # of any attack; fewer for a quick look
-    peer_limit: float = 120.0  # a peer whose first call takes more seconds is not called again
-    detector_repeats: int = 200  # of a measurement of `detectors` or `spt`, at most
-    batches: tuple[int, ...] = (1, 32, 1024)  # of `detectors`
-    preset: cmag_config.Preset = "quick"  # of `detectors`: which of each system, and which victim
-    fit_repeats: int = 20  # epochs of `detectors`
-    output_dir: Path | None = None
-    cache_dir: Path = Path("runs/cache")
-    data_dir: Path | None = None
-    manual_dir: Path | None = None
+    network: Literal["small", "vgg"] = "small"  # the classifier that `attacks` attacks
+    only: tuple[str, ...] = ()  # attacks to measure, by their names in the table; all by default
+    images: int = 128  # maximum images attacked at a time; slow attacks get fewer
+    repeats: int = 50  # maximum repeats of a measurement; slow attacks get fewer
+    most_steps: int = 1_000_000  # maximum steps of an attack; lower it for a quick look
+    peer_limit: float = 120.0  # seconds; an implementation whose first call takes longer runs once
+    detector_repeats: int = 200  # maximum repeats of a measurement of `detectors` or `spt`
+    batches: tuple[int, ...] = (1, 32, 1024)  # batch sizes of `detectors`
+    preset: cmag_config.Preset = "quick"  # settings of the models that `detectors` measures
+    fit_repeats: int = 20  # training epochs that `detectors` measures
+    output_dir: Path | None = None  # runs/benchmark-WHAT-DATASET if not given
+    cache_dir: Path = Path("runs/cache")  # trained networks
+    data_dir: Path | None = None  # prepared TFDS data sets; TFDS_DATA_DIR if not given
+    manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
 
     def __post_init__(self) -> None:
         if self.what == "detectors" and self.dataset not in cmag_config.VICTIMS:
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
     folder = config.output_dir or Path(f"runs/benchmark-{config.what}-{config.dataset}")
     cli.prepare_folders(folder, config.cache_dir)
     data = datasets.load(config.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir)
-    races: Iterable[list[results.Row]]  # each is written once it is over
+    races: Iterable[list[results.Row]]  # the rows of each are written when it ends
     if config.what == "spt":
         races = [benchmark_spt.measure(config, data)]
     elif config.what == "detectors":
@@ -99,7 +99,7 @@ def main(config: Config) -> None:
 
 
 def _attacks(config: Config, folder: Path, data: datasets.Dataset) -> list[results.Row]:
-    """Rows about what is attacked: a trained classifier."""
+    """Trains or loads the classifier, and returns the rows of the attacks on it."""
     small = benchmark_victims.CONFIGS[config.dataset]
     victim_config = benchmark_victims.VGG if config.network == "vgg" else small
     victim = victims.get(data, victim_config, seed=0, cache_dir=config.cache_dir)

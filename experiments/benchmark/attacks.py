@@ -1,4 +1,4 @@
-"""How long our attacks take beside other programs' and beside their own network passes."""
+"""Compares our attacks' times with reference implementations and with their own network passes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,22 +21,22 @@ from experiments.runtime.results import Row
 from experiments.victims import CNN, Victim
 
 TABLE = "extra/benchmark/attacks"
-# Raise it when a change of code makes the figures kept under `cases` others.
+# Raise it when a change of code changes the figures kept under `cases`.
 VERSION = 1
 
 
 def measure(config: Any, folder: Path, data: Dataset, victim: Victim, network: CNN) -> list[Row]:
-    """The rows of all cases, and speed.png. A case that is finished is kept in folder/cases.
+    """Returns the rows of all cases, and draws speed.png. Finished cases are kept in folder/cases.
 
     Args:
       config: a `benchmark.Config`.
-      folder: the run's.
-      data: the data set, whose test images are attacked.
-      victim: the classifier that is attacked.
-      network: its network, to make its twin in torch from.
+      folder: the run's folder.
+      data: the data set; its test images are attacked.
+      victim: the attacked classifier.
+      network: its network, which is ported to torch.
 
     Raises:
-      ValueError: `config.only` names an attack that is none.
+      ValueError: `config.only` names an unknown attack.
     """
     names = peers.installed()
     twin = peers.torch_twin(network, victim.params).to(peers.device()) if names else None
@@ -66,7 +66,8 @@ def measure(config: Any, folder: Path, data: Dataset, victim: Victim, network: C
 def _race(
     config: Any, case: Case, victim: Victim, twin: Any, names: list[str], split: Split, classes: int
 ) -> list[Row]:
-    """The rows of one case: ours, the peers' and the floor's, interleaved."""
+    """Returns the rows of one case: our attack, the reference implementations and the floor run in
+    turns."""
     goals = case.goals(split.labels, classes)
     oracle, key = attacks_jax.stateless(victim.logits), jax.random.key(0)
     ours = partial(attacks_jax.run, case.make(), oracle, key, split.images, goals)
@@ -85,7 +86,7 @@ def _race(
 
     images = jnp.asarray(split.images)
 
-    def floor() -> jax.Array:  # as many passes as ours, which is always measured first
+    def floor() -> jax.Array:  # as many passes as our attack, which always runs first
         queries = float(np.mean(last["ours"].queries))
         return _floor(case.gradients, victim.logits, images, queries)
 
@@ -125,7 +126,8 @@ def _race(
 
 
 def _quality(case: Case, suffix: str, clean: np.ndarray, outcome: Outcome) -> dict[str, float]:
-    """How often an attack succeeded and how near its successes are: faster must not be worse."""
+    """Returns the attack's success rate and its successes' mean distortion: a faster attack must
+    not be a worse one."""
     success = outcome.success
     found = {f"success_rate{suffix}": float(success.mean())}
     if success.any():
@@ -135,11 +137,11 @@ def _quality(case: Case, suffix: str, clean: np.ndarray, outcome: Outcome) -> di
 
 
 def _floor(gradients: int, logits: Any, images: jax.Array, queries: float) -> jax.Array:
-    """The network passes that the attack can't do without, alone, on the whole batch.
+    """Runs only the network passes that the attack needs, on the whole batch.
 
-    There are as many as an example needed on average. An attack that ends early for some makes
-    the later ones of its passes on fewer images; in examples times passes this is the same work.
-    The last pass of every attack is the look at what it returns, and has no gradient.
+    Their number is the mean number of queries per example. An attack that ends early for some
+    examples makes its later passes on fewer images; in examples times passes the work is the same.
+    The last pass of every attack checks what it returns, and has no gradient.
     """
     for _ in range(max(round(queries) - 1, 1)):
         value = _pass(gradients, logits, images)
@@ -148,7 +150,7 @@ def _floor(gradients: int, logits: Any, images: jax.Array, queries: float) -> ja
 
 @partial(jax.jit, static_argnums=0)
 def _pass(gradients: int, logits: Any, images: jax.Array) -> jax.Array:
-    """One forward pass and as many backward ones, from a logit each."""
+    """Runs one forward pass and `gradients` backward passes, each from one logit."""
     if not gradients:
         return logits(images)
     values, pullback = jax.vjp(logits, images)

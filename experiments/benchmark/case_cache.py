@@ -1,4 +1,4 @@
-"""Cases that a program has finished: an interrupted run goes on with the others."""
+"""Keeps the rows of finished cases, so that an interrupted run resumes with the others."""
 
 import dataclasses
 import hashlib
@@ -16,13 +16,13 @@ from experiments.runtime.results import Row
 def rows(
     folder: Path, case: Case, compute: Callable[[], list[Row]], **determines: Any
 ) -> list[Row]:
-    """The case's rows: from folder/cases, or computed and written there the first time.
+    """Returns the case's rows from folder/cases, or computes and writes them.
 
     Args:
-      folder: the run's.
-      case: the attack, which is part of what determines the rows, as is the code of attacks_jax.
+      folder: the run's folder.
+      case: the attack. The rows depend on it and on the code of attacks_jax.
       compute: measures the case.
-      determines: what else the rows depend on (`cache.key`).
+      determines: all else that the rows depend on (`cache.key`).
     """
     key = cache.key(case=_plain(case), code=_code(), **determines)
     kept = folder / "cases" / f"{case.name.replace(' ', '-')}-{key}.json"
@@ -35,17 +35,17 @@ def rows(
     results.write_json(kept, {"rows": [dataclasses.asdict(row) for row in measured]})
     return [
         Row(**row) for row in results.read(kept)["rows"]
-    ]  # as a run that goes on will have them
+    ]  # read back, so that a resumed run has the same rows
 
 
 def _plain(case: Case) -> dict[str, Any]:
-    """The case as a cache key takes it: a loss by its name."""
+    """Returns the case for a cache key: a loss is replaced by its name."""
     options = {k: getattr(v, "__name__", v) for k, v in case.options.items()}
     return dataclasses.asdict(dataclasses.replace(case, options=options))
 
 
 def _code() -> str:
-    """A hash of the library: figures are of the code that made them."""
+    """Returns a hash of attacks_jax's code: the figures depend on it."""
     sha = hashlib.sha256()
     for file in sorted(Path(attacks_jax.__file__).parent.rglob("*.py")):
         sha.update(file.read_bytes())

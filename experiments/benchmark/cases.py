@@ -1,8 +1,8 @@
-"""The attacks that are compared with other programs': one table for `parity` and `benchmark`.
+"""The attacks that `parity` and `benchmark` compare with reference implementations.
 
-A case is told once, in the words of `attacks_jax`; each file of `experiments/peers` translates it
-into its peer's words, so that everybody gets the same options and the same number of steps,
-rounds or queries.
+A case names an attack and its options as `attacks_jax` does. Each file of
+`experiments/benchmark/peers` translates it for one implementation, so that all get the same options
+and the same number of steps, rounds or queries.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import numpy as np
 
 import attacks_jax
 
-SAME_PIXEL = 1e-4  # pixels that differ by less are the same
+SAME_PIXEL = 1e-4  # pixels that differ by less count as equal
 Norm = Literal["linf", "l2", "l1", "l0"]
 
 
@@ -21,41 +21,46 @@ Norm = Literal["linf", "l2", "l1", "l0"]
 class Case:
     """One attack with its options, and how it is measured."""
 
-    name: str  # as the tables print it
-    attack: str  # its maker's name in attacks_jax
-    options: Mapping[str, Any]  # the maker's
-    norm: Norm  # that distortion is measured in
+    name: str  # in the tables
+    attack: str  # the name of the function in attacks_jax that makes it
+    options: Mapping[str, Any]  # of that function
+    norm: Norm  # of the distortion
     targeted: bool = False
-    target: int | None = None  # of everybody, where it is not the class after an image's own
-    deterministic: bool = False  # the same algorithm without randomness: peers find these pixels
-    gradients: int = 1  # that come with a query of the attack: none of a black box
-    few: Mapping[str, int] = field(default_factory=dict)  # system -> images, where it is slow
-    images: int = 128  # attacked at a time where speed is measured
-    repeats: int = 5  # of the measurement of speed
+    target: int | None = None  # one target for all images; None: the class after an image's own
+    deterministic: bool = False  # same algorithm, not random: all implementations agree on pixels
+    gradients: int = 1  # gradients in each query; 0 for a black-box attack
+    few: Mapping[str, int] = field(default_factory=dict)  # slow system -> its number of images
+    images: int = 128  # images attacked at a time when speed is measured
+    repeats: int = 5  # repeats when speed is measured
 
     def make(self) -> Any:
-        """Our attack, ready to run; an AttributeError where attacks_jax lacks it."""
+        """Returns the attack of attacks_jax.
+
+        Raises:
+          AttributeError: attacks_jax lacks it.
+        """
         mode = {"targeted": True} if self.targeted else {}
         return getattr(attacks_jax, self.attack)(**self.options, **mode)
 
     @property
     def ours(self) -> bool:
-        """Whether attacks_jax has the attack."""
+        """Returns whether attacks_jax has the attack."""
         return hasattr(attacks_jax, self.attack)
 
     def goals(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """What the attack is given: the true classes or, for a targeted one, the targets."""
+        """Returns the classes that the attack gets: the true ones or, if targeted, the targets."""
         if self.target is not None:
             return np.full_like(labels, self.target)
         return (labels + 1) % classes if self.targeted else labels
 
 
-# (eps in l-infinity, eps in l2): where an undefended victim loses some of its images, not all.
+# (eps in l-infinity, eps in l2): attacks on an undefended victim succeed on some images, not all.
 EPS = {"digits": (0.1, 1.5), "mnist": (0.1, 1.5), "cifar10": (1.5 / 255, 0.15)}
 
 
 def parity(dataset: str) -> list[Case]:
-    """Everything that a peer has too, with budgets that two cores get through in minutes."""
+    """Returns all attacks that a reference implementation also has. Their budgets take minutes on
+    two cores."""
     eps, eps_l2 = EPS[dataset]
     one = {"eps": eps}
     steps = {"eps": eps, "step_size": eps / 10, "num_steps": 20}
@@ -98,7 +103,7 @@ def parity(dataset: str) -> list[Case]:
         Case("CW-linf", "carlini_wagner_linf", shrinking, "linf", few=few_cw),
         Case("DeepFool", "deepfool", deepfool, "l2", deterministic=True),
         Case("EAD", "ead", ead, "l1", few={"ART": 10, "torchattacks": 50}),
-        # An eighth of the pixels is a whole number of pairs: nobody has to round.
+        # An eighth of the pixels is a whole number of pairs, so no implementation rounds.
         Case("JSMA", "jsma", {"theta": 1.0, "gamma": 0.125}, "l0", targeted=True,
              few={"torchattacks": 30}),
         Case("patch", "patch", patch, "l0", targeted=True, target=0),
@@ -113,11 +118,11 @@ def parity(dataset: str) -> list[Case]:
 
 
 def speed(dataset: str) -> list[Case]:
-    """The attacks whose speed is measured, from one gradient to a thousand queries."""
+    """Returns the attacks whose speed is measured, from one gradient to a thousand queries."""
     eps, _ = EPS[dataset]
     steps = {"eps": eps, "step_size": eps / 20, "num_steps": 40}
     cw = {"step_size": 0.01, "initial_const": 1.0, "abort_early": True}
-    gamma = {"cifar10": 0.02}.get(dataset, 0.125)  # of few pixels; peers try all their pairs
+    gamma = {"cifar10": 0.02}.get(dataset, 0.125)  # few pixels: others try all pairs
     slow: dict[str, Any] = {"images": 32, "repeats": 3}
     black_box: dict[str, Any] = {"gradients": 0}
     return [
@@ -128,7 +133,7 @@ def speed(dataset: str) -> list[Case]:
              cw | {"num_steps": 1000, "binary_search_steps": 1}, "l2", **slow),
         Case("CW-l2 9x200", "carlini_wagner_l2",
              cw | {"num_steps": 200, "binary_search_steps": 9}, "l2", **slow),
-        # Nobody ends a round early: equal steps, in which our overhead shows.
+        # No implementation ends a round early: steps are equal, so our overhead shows.
         Case("CW-l2 1x200, all steps", "carlini_wagner_l2",
              cw | {"num_steps": 200, "binary_search_steps": 1, "abort_early": False}, "l2",
              few={"ART": 0}, **slow),
@@ -143,7 +148,8 @@ def speed(dataset: str) -> list[Case]:
 
 
 def distortion(case: Case, clean: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """(B,) how far the images are from the clean ones, in the case's norm; l0 in whole pixels."""
+    """Returns (B,): the images' distances from the clean ones in the case's norm. l0 counts whole
+    pixels."""
     change = np.abs(images - clean).reshape(len(clean), -1, clean.shape[-1])
     if case.norm == "l0":
         return (change.max(axis=2) > SAME_PIXEL).sum(axis=1).astype(float)
@@ -151,7 +157,7 @@ def distortion(case: Case, clean: np.ndarray, images: np.ndarray) -> np.ndarray:
     return np.linalg.norm(change.reshape(len(clean), -1), ord=order, axis=1)
 
 
-# (case, peer) -> how the peer's algorithm or budget is another, so that figures may differ.
+# (case, peer) -> how the peer's algorithm or budget differs, so that figures may differ too.
 DIFFERENT = {
     ("PGD-l2 still", "ART"): "clips to the bounds before it projects onto the ball, not after",
     ("PGD-l2 still", "torchattacks"): "adds 1e-10 to the norm of a gradient that it has divided by"
@@ -180,7 +186,11 @@ DIFFERENT = {
 
 
 def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
-    """The cases of these names, or all; a ValueError names those that are none or come twice."""
+    """Returns the cases with the names in `only`, or all cases if it is empty.
+
+    Raises:
+      ValueError: a name is unknown or repeated.
+    """
     if len(set(only)) < len(only):
         raise ValueError(f"expected each attack once, got {', '.join(only)}")
     unknown = set(only) - {case.name for case in cases}
@@ -191,7 +201,7 @@ def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
 
 
 def shrunk(case: Case, *, images: int, repeats: int, most_steps: int) -> Case:
-    """The case with less to do, for a quick look and for tests."""
+    """Returns a smaller case, for a quick look and for tests."""
     options = {
         name: min(value, most_steps) if name in ("num_steps", "binary_search_steps") else value
         for name, value in case.options.items()

@@ -1,6 +1,6 @@
-"""How long detectors take beside the classifier that they guard, and to be fitted beside torch.
+"""Measures detectors' scoring time beside the classifier's, and their training time beside torch's.
 
-Speed does not depend on the weights: those that training starts from will do.
+The detectors and the classifier are untrained, because speed does not depend on the weights.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ from experiments.runtime.results import Row
 from experiments.victims import Victim
 
 TABLE = "extra/benchmark/detectors"
-SLOW_BATCH, SLOW_REPEATS = 32, 5  # at most, of Defense-GAN: a search for each image
+SLOW_BATCH, SLOW_REPEATS = 32, 5  # limits for Defense-GAN, which runs a search for each image
 CASCADE = {"fmr": "fmr_epochs", "lr": "lr_epochs", "gr": "gr_epochs"}
-# What is fitted, detector by detector: the module, and the option that is its epochs.
+# Detector -> trained module -> the option with its number of epochs.
 FITTED: dict[DetectorName, dict[str, str]] = {
     "CMAG": CASCADE,
     "CMAG+": CASCADE,
@@ -40,12 +40,12 @@ FIT_STEPS = 10  # batches in an epoch
 
 
 def measure(config: Any, data: Dataset) -> Iterator[list[Row]]:
-    """The rows, race by race, of every system's `score` and of what is fitted by
-    `cmag_jax._training`; Defense-GAN's search, which takes longest, comes last.
+    """Yields the rows of each race: every detector's `score`, then the training by
+    `cmag_jax._training`. Defense-GAN's search takes longest and comes last.
 
     Args:
       config: a `benchmark.Config`.
-      data: the data set, whose test images are scored and whose training images are learnt from.
+      data: the data set. Its test images are scored; its training images are used for training.
     """
     settings = cmag_config.preset(config.preset, config.dataset)
     network = victims.make_cnn(data.classes, settings.victim)
@@ -71,7 +71,7 @@ def measure(config: Any, data: Dataset) -> Iterator[list[Row]]:
 
 
 def has_torch() -> bool:
-    """Whether `fit` has something to be measured beside; says in words where it has not."""
+    """Returns whether torch is installed, to compare `fit` with; if not, prints a message."""
     found = importlib.util.find_spec("torch") is not None
     if not found:
         print("torch is not installed: leaving out the rows of `fit`")
@@ -79,7 +79,8 @@ def has_torch() -> bool:
 
 
 def _scores(config: Any, settings: Any, data: Dataset, victim: Victim, batch: int) -> list[Row]:
-    """Each system's `score`, but Defense-GAN's, and the victim's own forward pass, each jitted."""
+    """Times each detector's `score`, except Defense-GAN's, and the victim's forward pass. Each is
+    jitted."""
     images = _images(data.test.images, batch)
     names: list[DetectorName] = [
         name for name in detectors.NAMES if not detectors.DETECTORS[name].SLOW
@@ -98,12 +99,12 @@ def _scores(config: Any, settings: Any, data: Dataset, victim: Victim, batch: in
 
 
 def _search(config: Any, settings: Any, data: Dataset, victim: Victim, batch: int) -> list[Row]:
-    """Defense-GAN's `score`, the forward pass, and the same search with one restart at a time."""
+    """Times Defense-GAN's `score`, the forward pass, and the search with one restart at a time."""
     name: DetectorName = "Defense-GAN"
     images, gan = _images(data.test.images, batch), settings.of_system(name)
     gan = dataclasses.replace(gan, search_steps=min(gan.search_steps, config.most_steps))
     params = _untrained(name, gan, victim, images)
-    # Not jitted as a whole: it jits its parts, and which ones suits the backend.
+    # Not jitted as a whole: it jits the parts that suit the backend.
     score = partial(defense_gan.score, victim.features_and_logits)
     competitors: dict[str, Callable[[], Any]] = {
         "forward": partial(jax.jit(victim.logits), images),
@@ -119,7 +120,7 @@ def _search(config: Any, settings: Any, data: Dataset, victim: Victim, batch: in
 
 
 def _loop_over_restarts(score: Callable, params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """Defense-GAN's score, the restarts one after the other."""
+    """Returns Defense-GAN's score, computed with one restart after the other."""
     one = dataclasses.replace(params.config, restarts=1)
     distances = [
         score(dataclasses.replace(params, starts=start[None], config=one), images)["l2"]
@@ -137,7 +138,7 @@ def _fit(
     name: DetectorName,
     part: str,
 ) -> list[Row]:
-    """One module's training, an epoch of ours and an epoch of torch's in turn."""
+    """Times one module's training: our epochs and torch's alternate."""
     cmag_training = importlib.import_module("experiments.benchmark.peers.cmag_training")
     detector = settings.of_system(name)
     repeats = min(config.fit_repeats, config.detector_repeats)
@@ -153,14 +154,13 @@ def _fit(
     began = [time.perf_counter()]
 
     def take_turns(*_: Any) -> None:
-        """At the end of each epoch of ours, whose mean loss is there."""
+        """Runs torch's epoch after each of ours, once our mean loss is ready."""
         seconds["ours"].append(time.perf_counter() - began[0])
         seconds["torch"].append(timing.seconds(theirs))
         time.sleep(timing.SETTLE_SECONDS)
         began[0] = time.perf_counter()
 
-    # It compiles its step anew at each call: so it is called once, and torch has its turns between
-    # the epochs.
+    # Each call compiles its step again. So it is called once, and torch runs between its epochs.
     detectors.DETECTORS[name].fit_module(
         part, jax.random.key(0), victim.features_and_logits, params, images,
         on_epoch=take_turns,
@@ -175,7 +175,7 @@ def _fit(
 
 
 def _images(images: np.ndarray, count: int) -> jax.Array:
-    """So many, the same ones again where there are fewer."""
+    """Returns `count` images, repeating them if there are fewer."""
     return jnp.asarray(np.resize(images, (count, *images.shape[1:])))
 
 
@@ -185,7 +185,7 @@ def _untrained(name: DetectorName, detector: Any, victim: Victim, images: jax.Ar
 
 
 def _beside(name: str, first: dict[str, float], seconds: dict[str, float]) -> dict[str, float]:
-    """A system's figures beside the forward pass in the same race."""
+    """Returns a detector's figures, with those of the forward pass in the same race."""
     return {
         "milliseconds:forward": 1000 * seconds["forward"],
         "milliseconds:score": 1000 * seconds[name],

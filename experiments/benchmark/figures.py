@@ -1,4 +1,4 @@
-"""A benchmark's ratios as a picture."""
+"""Draws a benchmark's ratios."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from experiments.runtime.results import Row
 
 
 def speed(path: Path, rows: list[Row]) -> None:
-    """A benchmark's ratios: how many times faster than each peer, and how far from the floor."""
+    """Draws the speed-up over each reference implementation, and the ratio to the floor."""
     attacks = list(dict.fromkeys(row.attack for row in rows))
     of_peer = "times_faster_than:"
     metrics = [m for m in dict.fromkeys(row.metric for row in rows) if m.startswith(of_peer)]
@@ -22,7 +22,7 @@ def speed(path: Path, rows: list[Row]) -> None:
         for i, metric in enumerate(names):
             ratios = {row.attack: row.value for row in rows if row.metric == metric}
             at = [attacks.index(attack) + (i - (len(names) - 1) / 2) * width for attack in ratios]
-            heights = [ratio - 1 for ratio in ratios.values()]  # up from 1, or down
+            heights = [ratio - 1 for ratio in ratios.values()]  # bars start at 1
             name = metric.removeprefix(of_peer)
             bars = panel.bar(at, heights, width, bottom=1, label=name)
             panel.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios.values()], fontsize=7)

@@ -1,8 +1,8 @@
-"""How long a packaged classifier takes beside the bare one, and what its memory costs.
+"""Measures the time of a packaged classifier and its memory, compared with the bare classifier.
 
-Each figure is a ratio within one interleaved run: to the bare classifier on the same images, or
-to one pass over the bytes that have to be read. Speed does not depend on the weights: the networks
-are untrained.
+Each figure is a ratio within one interleaved run: to the bare classifier on the same images, or to
+one pass over the bytes that must be read. The networks are untrained, because speed does not depend
+on the weights.
 """
 
 from collections.abc import Callable
@@ -25,18 +25,18 @@ from experiments.victims.networks import Architecture, NetworkConfig
 
 TABLE = "extra/benchmark/spt"
 NETWORKS: tuple[Architecture, Architecture] = ("VGG", "C4")  # the classifier and the decoy
-QUERIES = 50  # of one client, in a measurement
+QUERIES = 50  # queries of one client in a measurement
 STREAM, CHUNK = 10_000, 500
 CLIENTS = 1024
 SERVED = 64  # queries in a batch of the server
 TABLES = (1, 100, 10_000, 100_000)  # clients
 CHAINS = (10, 1000, 10_000, 100_000)  # heads
-MEMORY_SHARE = 0.4  # of the memory that is free: what is larger is left out
+MEMORY_SHARE = 0.4  # of the free memory; larger cases are left out
 
 
 def measure(config: Any, data: Dataset) -> list[Row]:
-    """All rows; `config` is a `benchmark.Config`."""
-    make = partial(victims.get, data, seed=0, cache_dir=Path())  # untrained: nothing is kept
+    """Returns all rows. `config` is a `benchmark.Config`."""
+    make = partial(victims.get, data, seed=0, cache_dir=Path())  # untrained, so nothing is cached
     classifier, decoy = (make(NetworkConfig(name, epochs=0)).logits for name in NETWORKS)
     system = spt_jax.buffer(classifier, decoy)
     images = jnp.asarray(np.resize(data.test.images, (CLIENTS, *data.image_shape)))
@@ -51,11 +51,12 @@ def measure(config: Any, data: Dataset) -> list[Row]:
 
 
 def _one_client(row: Any, system: spt_jax.System, images: jax.Array, repeats: int) -> list[Row]:
-    """One image a call: a client who does not attack, and one whom only the decoy answers."""
+    """Times one image per call, for a benign client and for one that only the decoy answers."""
     query = jax.jit(system.query, donate_argnums=0)
     bare = jax.jit(lambda image: system.classifier(image[None])[0])
     other = jax.jit(lambda image: system.decoy(image[None])[0])
-    # All similar, no patience: every query is the decoy's once the buffer is full.
+    # All images are similar and patience is 0, so the decoy answers every query once the buffer is
+    # full.
     suspicious = spt_jax.buffer(
         system.classifier, system.decoy, patience=0, threshold_db=-100.0, reset="on_dissimilar"
     )
@@ -99,7 +100,7 @@ def _one_client(row: Any, system: spt_jax.System, images: jax.Array, repeats: in
 
 
 def _stream(row: Any, system: spt_jax.System, images: jax.Array, config: Any) -> list[Row]:
-    """Ten thousand images of one client: each network in the scan, or once on every chunk."""
+    """Times 10,000 images of one client: networks inside the scan, or once on every chunk."""
     count = min(STREAM, config.most_steps)
     chunk = min(CHUNK, count)
     stream = jnp.resize(images, (count // chunk * chunk, *images.shape[1:]))
@@ -124,7 +125,8 @@ def _stream(row: Any, system: spt_jax.System, images: jax.Array, config: Any) ->
 
 
 def _clients(row: Any, system: spt_jax.System, images: jax.Array, repeats: int) -> list[Row]:
-    """Many clients at once, nobody deceived; then every other one, so that both networks run."""
+    """Times many clients at once: first the decoy answers none of them, then every other one, so
+    that both networks run."""
     step = jax.jit(system.query_clients, donate_argnums=0)
     bare = jax.jit(lambda x: system.classifier(x))
     both = jax.jit(lambda x: (system.classifier(x), system.decoy(x)))
@@ -157,8 +159,8 @@ def _clients(row: Any, system: spt_jax.System, images: jax.Array, repeats: int) 
 
 
 def _server(row: Any, system: spt_jax.System, images: jax.Array, config: Any) -> list[Row]:
-    """A batch of queries against a table of so many clients: of clients who are in it, and of
-    ones who are not, so that as many are forgotten."""
+    """Times a batch of queries on tables of several sizes: from clients in the table, and from new
+    clients, for each of which the server forgets another."""
     shape, rows = images.shape[1:], []
     bare = jax.jit(lambda x: system.classifier(x))
     for clients in TABLES:
@@ -169,7 +171,7 @@ def _server(row: Any, system: spt_jax.System, images: jax.Array, config: Any) ->
         query = jax.jit(server.query, donate_argnums=0)
         held = {"table": server.init(shape)}
         names = np.random.default_rng(0).permutation(clients)
-        for start in range(0, clients, batch):  # everybody comes once
+        for start in range(0, clients, batch):  # every client once
             who = jnp.asarray(names[np.arange(start, start + batch) % clients], jnp.int32)
             held["table"], _ = query(held["table"], who, images[:batch])
         calls = [0]
@@ -205,7 +207,7 @@ def _server(row: Any, system: spt_jax.System, images: jax.Array, config: Any) ->
 
 
 def _chains(row: Any, classifier: Any, decoy: Any, images: jax.Array, config: Any) -> list[Row]:
-    """The memory alone: a look at so many heads, beside one pass over their bytes."""
+    """Times the memory alone: a look at all heads, compared with one pass over their bytes."""
     rows = []
     for heads in CHAINS:
         if heads > config.most_steps or heads * images[0].nbytes > _most_bytes():
@@ -239,14 +241,14 @@ def _chains(row: Any, classifier: Any, decoy: Any, images: jax.Array, config: An
 
 
 def _most_bytes() -> float:
-    """Of one array on the device."""
+    """Returns the largest allowed size of one array on the device, in bytes."""
     stats = jax.devices()[0].memory_stats() or {}
     free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
     return MEMORY_SHARE * (free or psutil.virtual_memory().available)
 
 
 def _over(row: Any, what: str, seconds: dict[str, float], n: int) -> list[Row]:
-    """Microseconds a query, and ratios to the bare classifier."""
+    """Returns rows of microseconds per query, and of ratios to the bare classifier."""
     rows = []
     for name, value in seconds.items():
         rows.append(row(what, name, "microseconds_per_query", 1e6 * value / n, n))

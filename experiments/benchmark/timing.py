@@ -1,4 +1,4 @@
-"""How long things take, measured turn and turn about: what else the machine does hits all alike."""
+"""Measures times in turns, so that other load on the machine affects all competitors equally."""
 
 import statistics
 import time
@@ -7,15 +7,18 @@ from typing import Any
 
 import jax
 
-# Threads of the last competitor may spin on for a while and slow whoever comes next.
+# The last competitor's threads may keep spinning for a while and slow the next one.
 SETTLE_SECONDS = 0.05
 
 
 def interleaved(
     competitors: Mapping[str, Callable[[], Any]], repeats: int, *, limit: float = float("inf")
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """(seconds of the first call, median seconds of the later ones), by name. Whoever's first call
-    takes longer than `limit` seconds is not called again: its first call is all there is."""
+    """Returns (seconds of the first call, median seconds of the later calls), by name.
+
+    A competitor whose first call takes longer than `limit` seconds is not called again. Its first
+    call then counts as its median.
+    """
     first = {name: seconds(call) for name, call in competitors.items()}
     later: dict[str, list[float]] = {
         name: [first[name]] if first[name] > limit else [] for name in competitors
@@ -28,7 +31,7 @@ def interleaved(
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Seconds that a call takes, until its arrays are there."""
+    """Returns the seconds that a call takes, until its arrays are ready."""
     time.sleep(SETTLE_SECONDS)
     start = time.perf_counter()
     jax.block_until_ready(call())

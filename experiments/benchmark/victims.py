@@ -8,6 +8,6 @@ CONFIGS = {
     "cifar10": VictimConfig((16, 32, 64), convolutions=2, dropout=0.3, max_shift=2, epochs=8),
 }
 
-# A VGG of six convolutions without batch normalisation (which the torch twin lacks): what an attack
-# costs where the network's own passes cost most of it. For a GPU: hours on two cores.
+# A VGG of six convolutions without batch normalisation (which the torch port lacks). It shows an
+# attack's cost when the network's own passes dominate. It needs a GPU: hours on two cores.
 VGG = VictimConfig((64, 128, 256), convolutions=2, dense=512, max_shift=2, epochs=5)

@@ -66,7 +66,8 @@ def main(config: Config) -> Path:
     rows = list(detection_rows.victim_rows(config.dataset, accuracies, list(attacks.values())))
     fitted, outcomes = {}, {}
     for name in config.chosen:
-        with clock.stage(f"fit {name}"), cli.blaming(f"the options of {name}, --learning-rate"):
+        blame = f"the options of {name}, the learning rate first"
+        with clock.stage(f"fit {name}"), cli.blaming(blame):
             fitted[name] = detectors.fit(
                 name,
                 config.of_system(name),
@@ -75,7 +76,7 @@ def main(config: Config) -> Path:
                 seed=config.seed,
                 cache_dir=config.cache_dir,
             )
-        with clock.stage(f"score {name}"):
+        with clock.stage(f"score {name}"), cli.blaming(blame):
             clean = _clean(config, data, fitted[name])
             limits = detection_rows.thresholds(fitted[name], clean)
             scored = _score_attacks(config, fitted[name], attacked, attacks)

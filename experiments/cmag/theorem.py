@@ -20,6 +20,7 @@ from cmag_jax import CMAGParams, cmag
 from cmag_jax.victim import Victim, ready
 from experiments.cmag import paper_values
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
+from experiments.runtime.batching import Arrays, map_batches
 from experiments.runtime.results import Row
 
 TABLE = "extra/theorem1"
@@ -112,14 +113,10 @@ def reconstruction_error(victim: Victim, params: CMAGParams) -> Error:
     victim = ready(victim)
 
     def error(u: np.ndarray) -> np.ndarray:
-        parts = []
-        for start in range(0, len(u), BATCH):
-            part = u[start : start + BATCH]
-            # Blanks pad each batch to one shape, so that it compiles once for all attacks.
-            blanks = np.zeros((BATCH - len(part), *u.shape[1:]), np.float32)
-            rebuilt = _rebuild(victim, params, np.concatenate([part, blanks]))
-            parts.append(np.asarray(rebuilt)[: len(part)] - part)
-        return np.concatenate(parts)
+        def of_rows(rows: np.ndarray) -> Arrays:
+            return {"error": np.asarray(_rebuild(victim, params, u[rows])) - u[rows]}
+
+        return map_batches(of_rows, len(u), BATCH)["error"]
 
     return error
 

@@ -1,4 +1,4 @@
-"""Data sets by name: prepared once with TFDS (without TensorFlow), then read whole into memory."""
+"""Loads data sets by name, whole into memory. TFDS prepares them once, without TensorFlow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from experiments.datasets.prepared import prepare as prepare
 from experiments.runtime import cache
 
 CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "gtsrb": 43}
-# Of the training set, held out to calibrate and to choose; of so few digits a larger share.
+# Shares of the training set held out for calibration and model choice. The digits are few, so their
+# share is larger.
 VALIDATION_SHARE = 0.1
 DIGITS_VALIDATION_SHARE = 0.2
 
@@ -31,14 +32,14 @@ class Split:
 
 
 def sample(split: Split, most: int | None, random: np.random.Generator) -> Split:
-    """That many of the split's images, of all classes, or all; shuffled."""
+    """Returns `most` random images of the split, of any class, or all of them; shuffled."""
     rows = random.permutation(len(split))[:most]
     return Split(split.images[rows], split.labels[rows])
 
 
 class Samples(NamedTuple):
-    """Clean images that a detector scores: drawn in one place, so that every table and program that
-    calibrates a detector does so on the same ones."""
+    """Clean images that a detector scores. One function draws them, so that all tables and programs
+    calibrate a detector on the same images."""
 
     validation: Split
     test: Split
@@ -47,21 +48,21 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """`validation` is held out of the publisher's training set; `test` is the publisher's."""
+    """`validation` is held out of the publisher's training set. `test` is the publisher's."""
 
     name: str
     train: Split
     validation: Split
     test: Split
     classes: int
-    digest: str  # of every pixel and label: what is computed from them is cached under it
+    digest: str  # hash of all pixels and labels, for cache keys
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.train.images.shape[1:]
 
     def samples(self, most: int | None, *, seed: int) -> Samples:
-        """That many of the validation and test images, or all."""
+        """Returns `most` of the validation images and of the test images, or all of them."""
         random = np.random.default_rng(seed)
         test = sample(self.test, most, random)
         validation = sample(self.validation, most, random)
@@ -76,14 +77,14 @@ def load(
     manual_dir: Path | None = None,
     face_size: tuple[int, int] | None = None,
 ) -> Dataset:
-    """The whole data set in memory; prepared first if it is not (see `prepare`).
+    """Loads the whole data set into memory, and prepares it first if needed (see `prepare`).
 
-    A fixed part of the publisher's training images is held out as `validation`, in equal shares
-    of the classes; of GTSRB whole tracks, whose frames are near-duplicates of each other.
+    A fixed part of the publisher's training images is held out as `validation`, with equal shares
+    of all classes. GTSRB holds out whole tracks, because the frames of a track are near-duplicates.
 
     Raises:
-      DataError: as `prepare`; a prepared copy that is damaged; a class without enough images to
-        train and to validate.
+      DataError: as `prepare`; the prepared copy is damaged; a class has too few images to train and
+        to validate.
     """
     if name == "digits":
         from experiments.datasets import digits
@@ -111,10 +112,10 @@ def load(
 
 
 def _check_labels(name: str, train: np.ndarray, test: np.ndarray) -> int:
-    """The number of classes, each of which has training images.
+    """Returns the number of classes. Each of them has training images.
 
     Raises:
-      DataError: a label that is no class's, a class without training images.
+      DataError: a label is outside the classes; a class has no training images.
     """
     classes = CLASSES.get(name, int(max(train.max(), test.max())) + 1)
     found = np.union1d(train, test)
@@ -127,10 +128,10 @@ def _check_labels(name: str, train: np.ndarray, test: np.ndarray) -> int:
 
 
 def _held_out(name: str, labels: np.ndarray, tracks: np.ndarray | None, share: float) -> np.ndarray:
-    """(N,) bool: `share` of each class, or of each class's tracks.
+    """Returns (N,) bool: the images to hold out, `share` of each class or of each class's tracks.
 
     Raises:
-      DataError: a class of which nothing would be left to train on.
+      DataError: a class would have no images left to train on.
     """
     rng = np.random.default_rng(0)
     units = np.arange(len(labels)) if tracks is None else tracks

@@ -1,4 +1,4 @@
-"""Finding and opening the publishers' archives, with errors that name the file at fault."""
+"""Finds and opens the publishers' archives. Errors name the file at fault."""
 
 import contextlib
 import csv
@@ -17,9 +17,9 @@ from urllib.request import getproxies
 
 from experiments.runtime.errors import DataError as DataError
 
-NETWORK_TIMEOUT = 3.0  # seconds to wait for a publisher's server before saying it is out of reach
+NETWORK_TIMEOUT = 3.0  # seconds until a publisher's server counts as unreachable
 GZIP = b"\x1f\x8b"
-# What the readers of each layer raise when it is damaged, crafted or of a kind they can't read.
+# The readers' exceptions for a layer that is damaged, malicious or of an unsupported kind.
 DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error),
     *(RuntimeError, ValueError, OverflowError, struct.error),
@@ -28,7 +28,7 @@ DAMAGE = (
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what a damaged or unreadable archive raises, in any of its layers, into a DataError."""
+    """Turns the exceptions of a damaged or unreadable archive, in any layer, into a DataError."""
     try:
         yield
     except DAMAGE as error:
@@ -44,7 +44,11 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def unpack(path: Path, most: int) -> io.BytesIO:
-    """What the file holds, of gzip unpacked; more than `most` bytes are an error, and not read."""
+    """Returns the file's contents, unpacked if it is gzip.
+
+    Raises:
+      DataError: the contents have more than `most` bytes; the rest is not read.
+    """
     content = io.BytesIO()
     with reading(path), path.open("rb") as packed:
         is_gzip = packed.read(len(GZIP)) == GZIP
@@ -67,10 +71,10 @@ def check_label(label: int, classes: int, where: str) -> int:
 
 
 def find(folder: Path, names: list[str]) -> dict[str, Path] | None:
-    """The named files in the folder, or None when it holds none of them.
+    """Returns the named files in the folder, or None if it holds none of them.
 
     Raises:
-      DataError: some of them are there, but not all.
+      DataError: the folder holds only some of them.
     """
     with reading(folder):
         there = {name: folder / name for name in names if (folder / name).is_file()}
@@ -81,13 +85,13 @@ def find(folder: Path, names: list[str]) -> dict[str, Path] | None:
 
 
 def check_reachable(url: str) -> None:
-    """Raises DataError within seconds when the url's server is out of reach.
+    """Raises DataError within seconds if the url's server can't be reached.
 
-    Downloaders retry for minutes before they give up, so it is asked first.
+    Downloaders retry for minutes before they give up, so this check comes first.
     """
     parts = urlparse(url)
     if {parts.scheme, "all"} & set(getproxies()):
-        return  # the proxy's business
+        return  # the proxy reaches the server
     address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     errors: list[OSError] = [TimeoutError(f"no answer within {NETWORK_TIMEOUT:g} s")]
 
@@ -98,7 +102,7 @@ def check_reachable(url: str) -> None:
         except OSError as error:
             errors[:] = [error]
 
-    # In a thread, since looking up the name has no timeout of its own.
+    # In a thread, because the name look-up has no timeout.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(NETWORK_TIMEOUT)

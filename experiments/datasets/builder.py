@@ -1,5 +1,5 @@
-"""What our TFDS builders share: numpy only, so that neither preparing nor reading needs
-TensorFlow, which TFDS's own builders of these data sets import."""
+"""The base class of our TFDS builders. It needs only numpy, while TFDS's own builders of these data
+sets import TensorFlow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +14,15 @@ from experiments.datasets import sources
 from experiments.datasets.archives import DataError, check_reachable, find
 
 Example = tuple[int, dict[str, Any]]
-# Of what our builders prepare; raise it when that changes.
+# The version of our prepared data sets. Raise it when their contents change.
 VERSION = "1.0.0"
 
 
 class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set made from its publisher's archives.
 
-    Sub-classes say which (`URLS`), what an example holds (`FEATURES`), how to see damage (`_check`)
-    and how to read them (`_read`).
+    Sub-classes define the archives (`URLS`), the contents of an example (`FEATURES`), how to detect
+    damage (`_check`) and how to read the archives (`_read`).
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -32,14 +32,14 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, *, archives: Path, home: Path, **kwargs):
         """
         Args:
-          archives: the folder that may hold the publisher's files. If not, they are downloaded.
-          home: where the data set will be kept, for what errors say.
+          archives: a folder with the publisher's files. If it has none, they are downloaded.
+          home: the folder of the prepared data set, for error messages.
         """
         self._archives, self._home = archives, home
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # Tensor, not Image: an Image feature that is fed an array imports TensorFlow.
+        # Tensor, not Image: an Image feature imports TensorFlow when it gets an array.
         return tfds.core.DatasetInfo(
             builder=self,
             description=(type(self).__doc__ or "").strip(),
@@ -57,7 +57,7 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _download(self, dl_manager) -> dict[str, Path]:
         try:
-            check_reachable(next(iter(self.URLS.values())))  # they share a server
+            check_reachable(next(iter(self.URLS.values())))  # all are on one server
             paths = dl_manager.download(self.URLS)
         except (DataError, DownloadError, requests.RequestException) as error:
             raise DataError(
@@ -71,7 +71,7 @@ class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def _check(self, files: dict[str, Path]) -> None:
-        """Raises DataError for damage that can be seen at once, before anything is prepared."""
+        """Raises DataError for damage that is quick to detect, before anything is prepared."""
         raise NotImplementedError
 
     def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:

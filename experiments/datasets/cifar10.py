@@ -1,4 +1,4 @@
-"""CIFAR-10: the binary version, one tar of records of a label and 3x32x32 bytes."""
+"""CIFAR-10, in its binary version: a tar of records, each with a label and 3x32x32 bytes."""
 
 import contextlib
 import tarfile
@@ -13,7 +13,7 @@ from experiments.datasets.builder import ArchiveBuilder, Example, image_feature,
 ARCHIVE = "cifar-10-binary.tar.gz"
 CLASSES = 10
 RECORD = 1 + 3 * 32 * 32
-MOST_BYTES = 200_000_000  # of the unpacked tar, which has 184,392,704 or so
+MOST_BYTES = 200_000_000  # limit for the unpacked tar, which has about 184,392,704
 MEMBERS = {
     "train": [f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)],
     "test": ["cifar-10-batches-bin/test_batch.bin"],
@@ -27,7 +27,7 @@ class Cifar10(ArchiveBuilder, skip_registration=True):
     FEATURES = {"image": image_feature(32, 32, 3), "label": integer_feature()}  # noqa: RUF012
 
     def _check(self, files: dict[str, Path]) -> None:
-        """Unpacks the tar once and looks at its members: two seconds."""
+        """Unpacks the tar once and checks its members, in two seconds."""
         with _opened(files[ARCHIVE]):
             pass
 
@@ -45,7 +45,7 @@ class Cifar10(ArchiveBuilder, skip_registration=True):
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    """The tar, unpacked in memory, with all its members in order."""
+    """Unpacks the tar into memory, and checks that all its members are there and whole."""
     content = unpack(path, MOST_BYTES)
     with reading(path), tarfile.open(fileobj=content, mode="r:") as tar:
         members = {member.name: member for member in tar.getmembers()}

@@ -1,4 +1,4 @@
-"""The embedded default: 1,797 real handwritten digits of 8x8 pixels that scikit-learn carries."""
+"""The default data set, which scikit-learn includes: 1,797 handwritten digits of 8x8 pixels."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -9,8 +9,8 @@ SIZE = 28
 
 
 def read() -> dict[str, dict[str, np.ndarray]]:
-    """{"train": ..., "test": ...}: images (N, 28, 28, 1) uint8, scaled up bilinearly from 8x8,
-    and labels (N,). The split is fixed and has the classes in equal shares."""
+    """Returns {"train": ..., "test": ...}: images (N, 28, 28, 1) uint8, scaled up bilinearly from
+    8x8, and labels (N,). The split is fixed and stratified by class."""
     from PIL import Image
 
     digits = load_digits()

@@ -1,4 +1,5 @@
-"""Faces in one folder a person (VGG-Face2's layout, and the ORL faces'): any image format."""
+"""Face data sets with one folder per person (VGG-Face2's and the ORL faces' layout): any image
+format."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,12 @@ TEST_SHARE = 5  # every fifth image of a person is a test image
 
 
 class Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One folder a person; labels number the folders in the order of their names.
+    """Faces, with one folder per person. Labels number the folders in the order of their names.
 
-    Every fifth image of a person is a test image; of fewer than five (three at least) the last.
-    `folders.py` says what is passed over, and `images.py` how an image is read. Images are gray
-    if all are, else in colour. They keep their own size, which must be the same for all, unless
-    `size` (height, width) scales them.
+    Every fifth image of a person is a test image. With fewer than five images (at least three), the
+    last one is. `folders.py` says which files are skipped, and `images.py` how an image is read.
+    Images are gray if all files are gray, else in colour. They keep their size, which must be the
+    same for all, unless `size` (height, width) scales them.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -28,7 +29,7 @@ class Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._size = size
         self._people = find_people(folder)
         self._first = next(iter(self._people.values()))[0]
-        # All are looked at, so that one that can't be read is told at once.
+        # Check all files first, so that an unreadable one is reported at once.
         kinds = [images.is_colour(path) for files in self._people.values() for path in files]
         self._colour = any(kinds)
         super().__init__(**kwargs)
@@ -70,7 +71,7 @@ class Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def find_images(folder: Path) -> dict[str, Path] | None:
-    """PERSON/FILE -> its path, or None if the folder is empty or gone."""
+    """Returns PERSON/FILE -> its path, or None if the folder is empty or missing."""
     return None if is_empty(folder) else named(find_people(folder))
 
 
@@ -79,5 +80,5 @@ def named(people: dict[str, list[Path]]) -> dict[str, Path]:
 
 
 def _is_test(number: int, count: int) -> bool:
-    """Whether a person's image of this number, of so many, is a test image."""
+    """Returns whether image `number` of a person with `count` images is a test image."""
     return number == count - 1 if count < TEST_SHARE else number % TEST_SHARE == TEST_SHARE - 1

@@ -1,4 +1,4 @@
-"""Folders of images as people's disks have them: who is a person, which file is an image."""
+"""Finds the people and their images in a folder of faces, and skips unrelated files."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.datasets.archives import DataError, reading
 
-# What systems, editors and browsers leave behind, files and folders.
+# Files and folders that operating systems, editors and browsers leave behind.
 LEFTOVERS = re.compile(
     r"\..*"  # hidden: .DS_Store, .git, ._1.jpg
     r"|__macosx|icon\r|thumbs\.db|ehthumbs\.db|desktop\.ini|@eadir|#recycle|\$recycle\.bin"
@@ -15,7 +15,7 @@ LEFTOVERS = re.compile(
     r"|.*~|#.*#|.*\.(bak|swp|tmp|part|partial|crdownload)",
     re.IGNORECASE | re.DOTALL,
 )
-# Files that people keep beside images.
+# Other files that are common beside images.
 NOTES = re.compile(
     r"readme|licen[cs]e|copying"
     r"|.*\.(txt|md|html?|pdf|csv|tsv|json|ya?ml|xml|log|mat|npy|npz|pts|zip|gz|tgz|tar|sha256|md5)",
@@ -25,18 +25,19 @@ SUFFIXES = (
     ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif",
     ".tiff", ".webp",
 )  # fmt: skip
-LEAST_IMAGES = 3  # one each to train on, to validate and to test
+LEAST_IMAGES = 3  # one each for training, validation and test
 
 
 def find_people(folder: Path) -> dict[str, list[Path]]:
-    """Person -> the person's images, both sorted naturally (s2 before s10, 01 before 1).
+    """Returns person -> images, both in natural order (s2 before s10, 01 before 1).
 
-    LEFTOVERS and NOTES are passed over, and other files beside the people's folders. Everything
-    else in a person's folder has to be an image, whatever its suffix.
+    It skips LEFTOVERS and NOTES, and other files beside the people's folders. All other files in a
+    person's folder must be images, whatever their suffix.
 
     Raises:
-      DataError: no people; a person with fewer than LEAST_IMAGES; two who are one but for case,
-        Unicode form or a link; a folder in a person's; an image beside the people; a broken link.
+      DataError: there are no people; a person has fewer than LEAST_IMAGES; two people differ only
+        by case, Unicode form or a link; a person's folder contains a folder; an image is beside the
+        people's folders; a link is broken.
     """
     people = [entry for entry in _entries(folder) if _is_person(entry)]
     if not people:
@@ -49,13 +50,13 @@ def find_people(folder: Path) -> dict[str, list[Path]]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether the folder isn't there, or holds nothing but LEFTOVERS and NOTES."""
+    """Returns whether the folder is missing, or holds only LEFTOVERS and NOTES."""
     return not _entries(folder)
 
 
 def natural(name: str) -> tuple[list[Any], str]:
-    """A key to sort names by: numbers as numbers, then what is alike by the names themselves."""
-    parts = re.split(r"(\d+)", name)  # text and digits, in turns
+    """Returns a sort key: numbers in names compare as numbers, and ties by the names themselves."""
+    parts = re.split(r"(\d+)", name)  # text and digits alternate
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 

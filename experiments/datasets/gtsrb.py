@@ -1,4 +1,4 @@
-"""GTSRB, the German traffic sign recognition benchmark: zips of PPM images beside CSV files."""
+"""GTSRB, the German traffic sign recognition benchmark: zip files of PPM images and CSV files."""
 
 import csv
 import io
@@ -18,16 +18,17 @@ TRAIN, TEST, TRUTH = (
 )
 TEST_CSV = "GT-final_test.csv"
 CLASSES = 43
-MOST_BYTES = 2**24  # of a member of a zip; its images and tables have far fewer
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others' output has no bound
-SIZE = 32  # CMAG, section 4.1: scaled whole to 32x32, not cut to the region of interest
+MOST_BYTES = 2**24  # limit for a member of a zip; images and tables have far fewer
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods have unbounded output
+SIZE = 32  # CMAG, section 4.1: the whole image is scaled to 32x32, not the region of interest
 
 
 class Gtsrb(ArchiveBuilder, skip_registration=True):
     """German traffic signs (Stallkamp et al., 2011), scaled to 32x32x3: 39,209 + 12,630.
 
-    `track` numbers the physical sign that the frames of a track all show (-1 in the test set,
-    whose frames are single): near-duplicates, which a validation split has to keep together.
+    `track` is the number of the physical sign that all frames of a track show. The frames are
+    near-duplicates, so a validation split must keep them together. `track` is -1 in the test set,
+    whose frames are single.
     """
 
     URLS = {  # noqa: RUF012
@@ -41,8 +42,8 @@ class Gtsrb(ArchiveBuilder, skip_registration=True):
     }
 
     def _check(self, files: dict[str, Path]) -> None:
-        """Opens every zip, which reads its list of members, looks for the CSV files, and reads
-        that of the test images, whose turn comes late."""
+        """Opens every zip, which reads its list of members, checks that the CSV files exist, and
+        reads the one of the test images, which `_read` reads late."""
         members = {}
         for file, path in files.items():
             with reading(path), zipfile.ZipFile(path) as archive:
@@ -68,7 +69,7 @@ def _train_csv(label: int) -> str:
 
 def _read_train(path: Path) -> Iterator[Example]:
     index = 0
-    tracks: dict[tuple[int, str], int] = {}  # (class, its track's name) -> a number of its own
+    tracks: dict[tuple[int, str], int] = {}  # (class, track name) -> unique number
     with reading(path), zipfile.ZipFile(path) as archive:
         for label in range(CLASSES):
             member = _train_csv(label)
@@ -100,7 +101,7 @@ def _test_rows(path: Path) -> list[tuple[str, int]]:
 
 
 def _rows(archive: zipfile.ZipFile, member: str, path: Path) -> list[tuple[str, int]]:
-    """(file name, class) of each line of the CSV file."""
+    """Returns (file name, class) for each line of the CSV file."""
     where = f"{path}: {member}"
     text = _member(archive, member, path).decode("utf-8", errors="replace")
     reader = csv.DictReader(io.StringIO(text), delimiter=";")
@@ -126,7 +127,8 @@ def _image(archive: zipfile.ZipFile, member: str, path: Path) -> np.ndarray:
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
-    """The member's bytes; no more are unpacked than it promises, which is MOST_BYTES at most."""
+    """Returns the member's bytes. It unpacks at most the declared size, and that at most
+    MOST_BYTES."""
     info = archive.getinfo(name)
     if info.is_dir() or info.file_size > MOST_BYTES or info.compress_type not in COMPRESSIONS:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Reading one image: what Pillow would turn into wrong pixels without a word is a DataError."""
+"""Reads one image. Raises DataError where Pillow would silently return wrong pixels."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from experiments.datasets.archives import DataError
 
-# What a file is tried as, whatever it is called. EPS, for one, would run another program.
+# The formats that are tried, whatever the file's suffix. EPS, for one, would run another program.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 89_478_485  # a quarter of a GiB in colour; above it Pillow warns, but reads on
-# Pillow's names of what a pixel holds.
+MAX_PIXELS = 89_478_485  # a quarter of a GiB in colour; above it Pillow only warns
+# Pillow's names of pixel types.
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 GRAY = ("1", "L", "LA", "La", *SIXTEEN_BITS)
 COLOUR = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
@@ -21,7 +21,7 @@ WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 def is_colour(path: Path) -> bool:
-    """Whether the file is of a kind that can hold colours; it reads only the file's header."""
+    """Returns whether the file's pixel type can hold colours. It reads only the header."""
     with _opened(path, str(path)) as image:
         return _mode(image) in COLOUR
 
@@ -29,20 +29,20 @@ def is_colour(path: Path) -> bool:
 def read(
     source: Path | IO[bytes], name: str, *, colour: bool, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The image's pixels, uint8, (height, width, 3), or (height, width, 1) if not `colour`.
+    """Returns the image's pixels, uint8, (height, width, 3), or (height, width, 1) if not `colour`.
 
-    It is turned upright as its EXIF orientation says. Palettes, CMYK and one bit are converted;
-    16 bits of gray are scaled by their range, 0 to 65535, and rounded; of 16 bits of a colour
-    Pillow takes the upper 8. Of a JPEG with a preview the main picture is read.
+    The image is rotated by its EXIF orientation. Palettes, CMYK and one-bit images are converted.
+    16-bit gray is scaled by its range, 0 to 65535, and rounded. Pillow takes the upper 8 bits of
+    16-bit colours. A JPEG with a preview gives its main picture.
 
     Args:
       source: a file in one of FORMATS.
-      name: what errors call it.
+      name: the image's name in errors.
       size: (height, width) to scale it to, bilinearly.
 
     Raises:
-      DataError: an image that is damaged, truncated, animated, transparent anywhere, of more
-        than MAX_PIXELS, or of pixels that have no known range (32 bits, floats).
+      DataError: the image is damaged, truncated, animated or transparent anywhere, has more than
+        MAX_PIXELS, or has pixels of unknown range (32 bits, floats).
     """
     with _opened(source, name) as image:
         image.load()
@@ -58,23 +58,23 @@ def read(
 
 @contextlib.contextmanager
 def _opened(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
-    """Pillow's image, of which only the header is read and checked."""
+    """Yields Pillow's image. Only its header is read and checked."""
     try:
-        # Given a path, Pillow maps a TIFF into memory, and scrambles one that is to be turned.
+        # Given a path, Pillow maps a TIFF into memory, and scrambles it if it must be rotated.
         opened = source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
         with opened as file, Image.open(file, formats=FORMATS) as image:
             _check_header(image, name)
             yield image
     except (DataError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:  # far above the bound Pillow sees it first
+    except Image.DecompressionBombError as error:  # Pillow checks far larger images first
         raise DataError(f"{name} is too large: {error}") from error
     except UnidentifiedImageError as error:
         raise DataError(
             f"{name} is not a readable image (it begins like no {', '.join(FORMATS)});"
             " mend or replace it"
         ) from error
-    except Exception as error:  # Pillow's readers raise whatever damage leads them to
+    except Exception as error:  # damage can make Pillow raise anything
         raise DataError(f"{name} is not a readable image ({error}); mend or replace it") from error
 
 
@@ -86,7 +86,7 @@ def _check_header(image: Image.Image, name: str) -> None:
             f" got {width}x{height}"
         )
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a JPEG and its previews
+    if frames > 1 and image.format != "MPO":  # MPO: a JPEG with previews
         raise DataError(f"{name} has {frames} frames; expected one picture")
     mode = _mode(image)
     if mode not in GRAY + COLOUR:
@@ -97,9 +97,9 @@ def _check_header(image: Image.Image, name: str) -> None:
 
 
 def _mode(image: Image.Image) -> str:
-    """What a pixel holds, by Pillow's name; "I;16" only where values span 0 to 65535."""
+    """Returns Pillow's name of the pixel type. "I;16" means a range of 0 to 65535."""
     if image.mode == "I" and image.format in ("PNG", "PPM"):
-        return "I;16"  # which Pillow gives in 32 bits
+        return "I;16"  # Pillow reads it as 32 bits
     if image.mode in SIXTEEN_BITS and image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits, white_is_zero = tags.get(258, (16,))[0], tags.get(262) == 0

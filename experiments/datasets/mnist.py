@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: IDX files (LeCun's format), gzipped."""
+"""MNIST and Fashion-MNIST: gzipped IDX files (LeCun's format)."""
 
 import gzip
 import math
@@ -12,7 +12,7 @@ from experiments.datasets.archives import DataError, check_label, reading
 from experiments.datasets.builder import ArchiveBuilder, Example, image_feature, integer_feature
 
 CLASSES = 10
-MOST_BYTES = 60_000 * 28 * 28  # what the largest file holds
+MOST_BYTES = 60_000 * 28 * 28  # data in the largest file
 PREFIX = {"train": "train", "test": "t10k"}
 FILES = tuple(
     f"{prefix}-{kind}-ubyte.gz"
@@ -28,7 +28,7 @@ class Mnist(ArchiveBuilder, skip_registration=True):
     FEATURES = {"image": image_feature(28, 28, 1), "label": integer_feature()}  # noqa: RUF012
 
     def _check(self, files: dict[str, Path]) -> None:
-        for split in PREFIX:  # the files are small: reading them whole is the check
+        for split in PREFIX:  # the files are small, so the check reads them whole
             _read_split(files, split)
 
     def _read(self, files: dict[str, Path], split: str) -> Iterator[Example]:
@@ -46,7 +46,7 @@ class FashionMnist(Mnist, skip_registration=True):
 
 
 def _read_split(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(images (N, 28, 28), labels (N,)), uint8."""
+    """Returns (images (N, 28, 28), labels (N,)), uint8."""
     images_path = files[f"{PREFIX[split]}-images-idx3-ubyte.gz"]
     labels_path = files[f"{PREFIX[split]}-labels-idx1-ubyte.gz"]
     images = read_idx(images_path, dimensions=3)
@@ -61,9 +61,9 @@ def _read_split(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndar
 
 
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
-    """A gzipped IDX file of unsigned bytes: magic (0, 0, 8, dimensions), sizes, data.
+    """Reads a gzipped IDX file of unsigned bytes: magic (0, 0, 8, dimensions), sizes, data.
 
-    No more is unpacked than the sizes promise, which is MOST_BYTES at most.
+    It unpacks no more than one byte beyond the declared sizes, which are at most MOST_BYTES.
     """
     with reading(path), gzip.open(path) as file:
         header = file.read(4 + 4 * dimensions)

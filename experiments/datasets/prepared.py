@@ -1,4 +1,4 @@
-"""The copy of a data set that TFDS keeps: made where it is missing or out of date, and read."""
+"""Prepares a data set's TFDS copy if it is missing or out of date, and reads it."""
 
 import contextlib
 import io
@@ -19,9 +19,9 @@ NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "gtsrb", *FACES)
 
 
 class Source(NamedTuple):
-    home: Path  # TFDS keeps the data set's versions in it
-    files: Callable[[], Mapping[str, Path] | None]  # what it is made from, or None if that is gone
-    builder: Callable[[Path], Any]  # TFDS's builder of it, to prepare in that folder
+    home: Path  # folder of the data set's prepared versions
+    files: Callable[[], Mapping[str, Path] | None]  # what it is made from; None if that is gone
+    builder: Callable[[Path], Any]  # folder -> TFDS builder that prepares the data set in it
 
 
 def default_data_dir() -> Path:
@@ -39,23 +39,23 @@ def prepare(
     manual_dir: Path | None = None,
     face_size: tuple[int, int] | None = None,
 ) -> Any:
-    """Makes the data set ready in `data_dir`, if it is not, and returns its TFDS builder.
+    """Prepares the data set in `data_dir`, if needed, and returns its TFDS builder.
 
-    It is prepared anew when what it was made from has changed since: an archive, or a folder of
-    faces, that is still there with other contents. Once prepared it needs them no more.
+    It is prepared again if its archives, or its folder of faces, still exist with other contents. A
+    prepared data set no longer needs them.
 
     Args:
-      name: one of NAMES, except "digits", which needs no preparing.
-      data_dir: where TFDS keeps prepared data sets; TFDS_DATA_DIR by default.
-      manual_dir: holds the publishers' archives in one sub-folder a data set; MANUAL_DIR, or
-        data_dir/downloads/manual, by default. Without an archive there, it is downloaded.
+      name: one of NAMES, except "digits", which needs no preparation.
+      data_dir: folder of prepared TFDS data sets; TFDS_DATA_DIR by default.
+      manual_dir: folder of the publishers' archives, with one sub-folder per data set; MANUAL_DIR,
+        or data_dir/downloads/manual, by default. Missing archives are downloaded.
       face_size: (height, width) to scale faces to.
 
     Raises:
-      DataError: an archive that is missing with no network to fetch it, or damaged; a folder that
-        can't be written to, a full disk. Nothing half-prepared is left behind.
+      DataError: an archive is damaged, or is missing and can't be downloaded; a folder can't be
+        written to; the disk is full. No half-prepared copy is left behind.
     """
-    from experiments.datasets.builder import VERSION  # half a second that `digits` need not pay
+    from experiments.datasets.builder import VERSION  # takes half a second; `digits` avoids it
 
     if name not in NAMES or name == "digits":
         raise DataError(f"expected a data set to prepare among {NAMES[1:]}, got {name!r}")
@@ -68,19 +68,19 @@ def prepare(
     try:
         if not _is_current(folder, source):
             print(f"preparing {name} in {folder}")
-            for pattern in ("incomplete.*", f"{cache.PARTIAL}*"):  # what a killed run left
+            for pattern in ("incomplete.*", f"{cache.PARTIAL}*"):  # left by a killed run
                 cache.sweep(source.home, pattern)
             cache.write_atomically(
                 folder, lambda path: _make(source, path, downloads=data_dir / "downloads")
             )
-    except (OSError, RuntimeError) as error:  # the latter are array_record's
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError
         raise DataError(
             f"can't prepare {name} in {folder}: {' '.join(str(error).split())}. Make room or give"
             " the right to write there, or name another folder with --data-dir."
         ) from error
     finally:
         for empty in (source.home, source.home.parent):
-            with contextlib.suppress(OSError):  # keeps folders that hold something
+            with contextlib.suppress(OSError):  # keeps folders that are not empty
                 empty.rmdir()
     return _open(folder)
 
@@ -113,7 +113,7 @@ def _source(name: str, data_dir: Path, archives: Path, face_size: tuple[int, int
     kind, home = builders[name], data_dir / name
 
     def files() -> Mapping[str, Path] | None:
-        with contextlib.suppress(DataError):  # some are gone: what is prepared is all there is
+        with contextlib.suppress(DataError):  # some are gone: only the prepared copy is left
             return find(archives, list(kind.URLS))
         return None
 
@@ -121,7 +121,8 @@ def _source(name: str, data_dir: Path, archives: Path, face_size: tuple[int, int
 
 
 def _is_current(folder: Path, source: Source) -> bool:
-    """Whether the data set is prepared in the folder, from what its source still is, or was."""
+    """Returns whether the folder holds the data set, prepared from its present source, or from one
+    that is gone."""
     if not (folder / "dataset_info.json").exists():
         return False
     files = source.files()
@@ -129,11 +130,11 @@ def _is_current(folder: Path, source: Source) -> bool:
 
 
 def _make(source: Source, folder: Path, *, downloads: Path) -> None:
-    """Prepares the data set as `folder`, which isn't there yet."""
+    """Prepares the data set as `folder`, which does not exist yet."""
     import tensorflow_datasets as tfds
 
     builder = source.builder(folder.with_name("tfds"))
-    with contextlib.redirect_stdout(io.StringIO()):  # where TFDS says it is, it doesn't stay
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a temporary path
         builder.download_and_prepare(
             file_format="array_record",
             download_dir=downloads,
@@ -152,10 +153,10 @@ def _open(folder: Path) -> Any:
 
 
 def read(builder: Any, split: str) -> dict[str, np.ndarray]:
-    """The split's arrays: "image" (N, H, W, C) uint8, "label" (N,), and "track" (N,) of GTSRB.
+    """Returns the split's arrays: "image" (N, H, W, C) uint8, "label" (N,), GTSRB's "track" (N,).
 
     Raises:
-      DataError: a copy that is damaged, or holds nothing.
+      DataError: the copy is damaged or empty.
     """
     folder = Path(builder.data_path)
     with _reading(folder):
@@ -179,7 +180,7 @@ def _reading(folder: Path):
         yield
     except MemoryError:
         raise
-    except Exception as error:  # TFDS and array_record raise whatever damage leads them to
+    except Exception as error:  # damage can make TFDS and array_record raise anything
         what = " ".join(str(error).split())
         raise DataError(
             f"{folder} is damaged ({what}); delete it, and the data set is prepared again"

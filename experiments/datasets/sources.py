@@ -1,4 +1,4 @@
-"""What a data set was prepared from: noted beside the copy, so that a later change is seen."""
+"""Records what files a data set was prepared from, so that a later change is detected."""
 
 import hashlib
 import json
@@ -12,20 +12,21 @@ FILE = "sources.json"
 
 
 def note(folder: Path, files: Mapping[str, Path]) -> None:
-    """Notes in the folder which files (name -> path) its data set is made from."""
+    """Records in the folder which files (name -> path) its data set is made from."""
     text = json.dumps({"listing": _listing(files), "contents": _contents(files)})
     (folder / FILE).write_text(text)
 
 
 def unchanged(folder: Path, files: Mapping[str, Path]) -> bool:
-    """Whether the files are those that were noted in the folder.
+    """Returns whether the files are those recorded in the folder.
 
-    Names, sizes and times say so at once; where times differ, as of a copy, contents decide.
+    Equal names, sizes and times decide at once. Otherwise the contents decide, since a copy of a
+    file has another time.
     """
     try:
         noted = json.loads((folder / FILE).read_text())
         listing, contents = noted["listing"], noted["contents"]
-    except (OSError, ValueError, KeyError, TypeError):  # prepared before there were notes
+    except (OSError, ValueError, KeyError, TypeError):  # an old or damaged copy without a record
         return False
     return listing == _listing(files) or contents == _contents(files)
 

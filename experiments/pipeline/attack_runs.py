@@ -13,6 +13,7 @@ import attacks_jax
 from experiments import datasets, victims
 from experiments.datasets import DataError, Split
 from experiments.runtime import cache, progress
+from experiments.runtime.batching import Arrays, map_batches
 from experiments.victims import Victim, predict
 
 # Raise it when a change of attacks_jax makes adversarial examples made before it another thing.
@@ -123,29 +124,21 @@ def attack(
     )
     oracle = attacks_jax.stateless(victim.logits)
     folder = cache_dir / f"attack-{spec.name}-{spec.strength:g}-{key}"
-    chunk, parts = min(chunk, len(split)), []
-    labels = split.labels
+    chunk, labels = min(chunk, len(split)), split.labels
     if spec.name in TARGETED:
         labels = (labels + 1) % victims.batched(victim.logits, split.images[:1]).shape[-1]
     ready = functools.cache(partial(_ready, spec, oracle, training, seed))
+
+    def run(rows: np.ndarray) -> Arrays:
+        random = jax.random.fold_in(jax.random.key(seed), int(rows[0]))
+        result = attacks_jax.run(ready(), oracle, random, split.images[rows], labels[rows])
+        return {name: np.asarray(getattr(result, name)) for name in KEPT}
+
     with progress.bar(len(split), spec.title, "images") as bar:
-        for start in range(0, len(split), chunk):
-            rows = slice(start, start + chunk)
-
-            def compute(rows=rows, start=start):
-                random = jax.random.fold_in(jax.random.key(seed), start)
-                # The last chunk is filled up with repeats, so that all have one shape and the
-                # attack compiles once.
-                padded = np.resize(np.arange(len(split))[rows], chunk)
-                result = attacks_jax.run(
-                    ready(), oracle, random, split.images[padded], labels[padded]
-                )
-                size = len(split.labels[rows])
-                return {name: np.asarray(getattr(result, name))[:size] for name in KEPT}
-
-            parts.append(cache.arrays(folder / f"{start:06d}.npz", compute))
-            bar.update(len(split.labels[rows]))
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        joined = map_batches(
+            run, len(split), chunk,
+            file=lambda start: folder / f"{start:06d}.npz", on_batch=bar.update,
+        )  # fmt: skip
     return Attacked(clean=split.images, labels=split.labels, **joined)
 
 

@@ -16,6 +16,7 @@ from cmag_jax import cmag, defense_gan, feature_squeezing, magnet
 from cmag_jax.protocol import Detector
 from experiments.datasets import Dataset
 from experiments.runtime import cache, progress
+from experiments.runtime.batching import map_batches
 from experiments.victims import Victim
 
 # Raise it when a change of cmag_jax makes detectors fitted before it another thing.
@@ -147,16 +148,16 @@ def score_all(system: FittedDetector, images: np.ndarray, cache_dir: Path | None
 
 
 def _score_all(system: FittedDetector, images: np.ndarray) -> Scores:
-    score, parts = system.score, []
-    starts = range(0, max(len(images), 1), SCORE_BATCH)
-    for start in progress.over(starts, f"{system.name} scores") if system.module.SLOW else starts:
-        part = images[start : start + SCORE_BATCH]
-        # Filled up with blanks to one shape, so that scoring compiles once.
-        size = max(len(part), 1) if system.module.SLOW else SCORE_BATCH
-        blanks = np.zeros((size - len(part), *images.shape[1:]), np.float32)
-        scores = score(np.concatenate([part, blanks]))
-        parts.append({name: np.asarray(values)[: len(part)] for name, values in scores.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    score, slow = system.score, system.module.SLOW
+    if not len(images):
+        return {name: np.asarray(values) for name, values in score(images).items()}
+
+    def of_rows(rows: np.ndarray) -> Scores:
+        return {name: np.asarray(values) for name, values in score(images[rows]).items()}
+
+    size = min(SCORE_BATCH, len(images)) if slow else SCORE_BATCH
+    with progress.bar(len(images), f"{system.name} scores", "images", disable=not slow) as bar:
+        return map_batches(of_rows, len(images), size, on_batch=bar.update)
 
 
 @contextlib.contextmanager

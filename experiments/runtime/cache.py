@@ -47,7 +47,12 @@ def digest_of_tree(tree: Any) -> str:
     """A hash of every leaf's value, in order, and of its place in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     paths = key(paths=[jax.tree_util.keystr(path) for path, _ in leaves])
-    return f"{paths}-{digest(*(np.asarray(leaf) for _, leaf in leaves))}"
+    return f"{paths}-{digest(*(_as_numpy(leaf) for _, leaf in leaves))}"
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    is_key = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,9 @@
 """Pytrees on disk, with Orbax, each beside a digest of its leaves: Orbax itself reads a flipped bit
 as another weight."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,13 @@ import orbax.checkpoint as ocp
 from experiments.runtime import cache
 from experiments.runtime.errors import DataError
 
+SPARE_BYTES = 2**20  # for what Orbax writes beside the values
+
 
 def save(path: Path, tree: Any) -> None:
     """Writes the folder `path`, which is not there yet."""
     path.mkdir(parents=True)
+    _check_room(path, tree)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((path / "tree").absolute(), tree)
     (path / "digest.json").write_text(json.dumps({"digest": cache.digest_of_tree(tree)}))
@@ -91,6 +96,14 @@ class Steps:
         if not self.folder.is_dir():
             return []
         return [int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()]
+
+
+def _check_room(path: Path, tree: Any) -> None:
+    """Raises OSError where the disk has no room for the tree. Orbax writes in threads, whose errors
+    are printed as tracebacks."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    if shutil.disk_usage(path).free < 2 * size + SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def here(like: Any) -> Any:

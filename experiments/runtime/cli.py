@@ -127,15 +127,17 @@ def _is_unexpected(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def blaming(what: str) -> Iterator[None]:
-    """Says which options are at fault where a library refuses what it is given, or what came of
-    it: its ValueErrors become DataErrors.
+    """Names the options at fault where a library refuses a value: a ValueError that says what was
+    expected becomes a DataError. Other ValueErrors pass.
 
-        with program.blaming("--cmag.*"):
-            systems.fit(...)
+        with cli.blaming("--cmag.*"):
+            detectors.fit(...)
     """
     try:
         yield
     except ValueError as error:
+        if not str(error).startswith("expected"):
+            raise
         raise DataError(f"{error}; change {what}") from error
 
 

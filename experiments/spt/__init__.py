@@ -1,1 +1,1 @@
-"""SPT's tables and figures: `python -m experiments.spt --table=VII`."""
+"""Reproduces SPT's tables and figures: `python -m experiments.spt --table=VII`."""

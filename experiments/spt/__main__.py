@@ -1,9 +1,8 @@
-"""SPT's tables: `python -m experiments.spt --table=VII --dataset=cifar10`.
+"""Reproduces SPT's tables: `python -m experiments.spt --table=VII --dataset=cifar10`.
 
 Trains (or reuses) the networks that a table needs, attacks the packaged classifiers, and writes a
-run folder: results.json, report.html, figures/. Without a table: a demonstration on handwritten
-digits, without any download. What was computed before is read from the cache, so an interrupted
-run goes on where it was.
+run folder: results.json, report.html, figures/. Without --table it runs a demonstration on
+handwritten digits, which needs no download. Results are cached: an interrupted run resumes.
 """
 
 from collections.abc import Callable
@@ -51,7 +50,7 @@ NOTE = (
 
 
 def main(config: Config) -> Path:
-    """Runs everything and returns the run folder."""
+    """Runs the chosen tables and returns the run folder."""
     clock = results.Stopwatch()
     folder, lab = config.folder, None
     cli.prepare_folders(folder, config.cache_dir)
@@ -84,7 +83,7 @@ def main(config: Config) -> Path:
 
 
 def _has_faces(config: Config) -> bool:
-    """Whether table IX can be made; says what is missing if it can't."""
+    """Returns whether the face data set is available; if not, prints what is missing."""
     try:
         datasets.prepare(
             config.faces.dataset, data_dir=config.data_dir, manual_dir=config.manual_dir,

@@ -1,13 +1,13 @@
-"""Attackers who know what they are up against, and attackers who only ask.
+"""Adaptive attacks and attacks with many queries on stateful systems.
 
-Every system that remembers, SPT's and its rivals, under one attack made in many ways: as it is,
-with dummies, in turns, in fewer or in longer steps, with noise on each query (and the mean over
-it), from several clients; each evasion sized for the defence that it is to evade. Then attacks
-without gradients, whose queries are many and alike.
+Each stateful system, SPT's and the baselines, faces one attack in many variants: as it is, with
+dummies, in turns, in fewer or longer steps, with noise on each query (and the mean over it), from
+several clients. Each variant is sized for the defence that it evades. Then follow CW and attacks
+without gradients, whose queries are many and similar.
 
-`deceived` is the share of an attack's queries that the classifier did not answer, `noticed` the
-share of images with one such query at least. What counts is the success on the original (OS),
-beside that on the unprotected classifier.
+`deceived` is the share of an attack's queries that the classifier did not answer. `noticed` is the
+share of images with at least one such query. The figure that counts is the success on the original
+(OS), compared with that on the unprotected classifier.
 """
 
 import functools
@@ -34,10 +34,10 @@ from experiments.spt.lab import CLASSIFIER, Lab, Measured
 from experiments.spt.natural import defences
 from experiments.victims import predict
 
-# Table VII's small steps, and enough of them for OSD, which is silent about the first fifty.
+# Table VII's small steps, and enough of them for OSD, which never flags the first fifty queries.
 STEPS, STEP_SIZE = 60, 3e-4
-MARGIN = 1.3  # by which noise and long steps are larger than the threshold asks for
-SAMPLES = 3  # of the mean over noise
+MARGIN = 1.3  # factor by which noise and long steps exceed what the threshold requires
+SAMPLES = 3  # queries in the mean over noise
 QUERY_IMAGES, QUERIES = 30, 300
 
 
@@ -46,13 +46,14 @@ def measure(lab: Lab, folder: Path) -> Measured:
 
 
 def evasive(lab: Lab, defence: Defence) -> dict[str, Spec]:
-    """The attack and its evasions; of one total size, but for noise and long steps."""
+    """Returns the attack and its adaptive variants, by name. All have the same total size, except
+    those with noise or longer steps."""
     config, options = lab.config, dict(defence.options)
     make = partial(Spec, "MI-FGSM", target=config.target)
     steps, size = config.steps or STEPS, config.step_size or STEP_SIZE
-    few = min(config.length + config.patience - 1, steps)  # as many as are never deceived
+    few = min(config.length + config.patience - 1, steps)  # all before the decoy answers
     alike = 10 ** (-options.get("threshold_db", config.threshold_db) / 20)  # root mean square
-    noise = MARGIN * alike / 2**0.5  # of two images: both have it
+    noise = MARGIN * alike / 2**0.5  # both of the compared images have noise
     found = {
         "as it is": make(steps, size),
         "dummies": make(steps, size, evasion=dummies(lab, defence)),
@@ -62,14 +63,18 @@ def evasive(lab: Lab, defence: Defence) -> dict[str, Spec]:
         "noise": make(steps, size, evasion=Evasion(noise=noise)),
         "noise, EOT": make(steps, size, evasion=Evasion(noise=noise, samples=SAMPLES)),
     }
-    if defence.kind != "blacklight":  # which has one memory for all clients
+    if defence.kind != "blacklight":  # Blacklight has one memory for all clients
         found["3 clients"] = make(steps, size, evasion=Evasion(clients=3))
     return found
 
 
 def dummies(lab: Lab, defence: Defence) -> Evasion:
-    """Against a buffer one dummy as seldom as it helps; against chains as many as wipe them, before
-    one is long enough. Against the others, where dummies help nobody, as against the buffer."""
+    """Returns the dummies that suit a defence.
+
+    Against a buffer it is one dummy, as rarely as still helps. Against chains it is a group that
+    wipes all of them before one is long enough. The other defences, where dummies do not help, get
+    the same as the buffer.
+    """
     options = dict(defence.options)
     if defence.kind == "chain":
         return Evasion(dummy_every=options["trigger"], dummies=options["regions"])
@@ -81,8 +86,8 @@ def dummies(lab: Lab, defence: Defence) -> Evasion:
 
 @functools.cache
 def longest_quiet_period(length: int, patience: int, reset: Any) -> int | None:
-    """The most queries alike between two dummies with which a buffer deceives nobody; None where
-    even every other query has to be a dummy, and it does not help."""
+    """Returns the most similar queries between two dummies for which a buffer never uses the decoy.
+    Returns None if not even a dummy in every other query helps."""
     automaton = spt_jax.buffer(
         jnp.zeros_like, None, length=length, patience=patience, reset=reset, response="random"
     ).automaton
@@ -90,7 +95,7 @@ def longest_quiet_period(length: int, patience: int, reset: Any) -> int | None:
     at = np.arange(20 * longest)
     for period in range(longest, 0, -1):
         dummy = at % (period + 1) == period
-        # Dummies are like nothing: the golden section keeps them apart from each other.
+        # Multiples of the golden ratio keep the dummies apart from each other.
         pixels = np.stack([np.where(dummy, at * 0.618 % 1, 0.5), dummy], axis=-1)
         stream = jnp.asarray(pixels[:, None, None, :], jnp.float32)
         if not np.any(_deceived(automaton, stream) & ~dummy):
@@ -100,13 +105,13 @@ def longest_quiet_period(length: int, patience: int, reset: Any) -> int | None:
 
 @jax.jit
 def _deceived(automaton, stream):
-    """(N,) bool: which queries of a stream are the decoy's."""
+    """Returns (N,) bool: the queries of a stream that the decoy answers."""
     return lax.scan(automaton.update, automaton.init(stream.shape[1:]), stream)[1]
 
 
 def _systems(lab: Lab) -> dict[str, Defence]:
-    """The unprotected classifier, then those that remember; chains as the paper sets them for
-    attacks that keep to the bounds of pixels."""
+    """Returns the unprotected classifier, then the stateful systems. Chains have the paper's
+    setting for attacks within the pixel bounds."""
     remembering = {k: v for k, v in defences(lab).items() if k != "chain 30 dB"}
     return {CLASSIFIER: NONE} | remembering
 
@@ -132,7 +137,7 @@ def _by_gradients(lab: Lab) -> list[Row]:
 
 
 def _sent(spec: Spec, attacked: Attacked) -> float:
-    """The mean number of queries of an image, dummies included."""
+    """Returns the mean number of queries per image, dummies included."""
     how, queries = spec.evasion, attacked.queries
     wasted = how.dummies * ((queries - 1) // how.dummy_every) if how.dummy_every else 0
     return float(np.mean(queries + wasted))
@@ -140,17 +145,17 @@ def _sent(spec: Spec, attacked: Attacked) -> float:
 
 @dataclass(frozen=True)
 class Asking:
-    """An attack run to its end by `attacks_jax.run`, untargeted."""
+    """An untargeted attack that `attacks_jax.run` runs to its end."""
 
-    name: str  # of the function of attacks_jax
+    name: str  # a function of attacks_jax
     options: tuple[tuple[str, Any], ...]
-    queries: int  # at most
+    queries: int  # most queries per image
 
     def make(self) -> attacks_jax.Attack:
         return getattr(attacks_jax, self.name)(**dict(self.options))
 
 
-# One round of CW: its queries are as many as its steps.
+# One round of CW, which sends one query per step.
 CW = (
     ("num_steps", 100), ("step_size", 0.02), ("binary_search_steps", 1), ("initial_const", 1.0),
     ("abort_early", False),
@@ -194,7 +199,8 @@ def _by_queries(lab: Lab) -> list[Row]:
 def _asked(
     lab: Lab, attack: Asking, defence: Defence, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What an attack made of the images, and how many of its queries were deceived, (N,) each."""
+    """Returns the attack's images (N, H, W, C), and (N,) each: success, distance, queries, and
+    queries that the decoy answered."""
     system = lab.system(defence)
     key = lab.key(
         defence, lab.network(CLASSIFIER), asking=attack, images=cache.digest(images, labels)

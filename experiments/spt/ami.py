@@ -1,31 +1,33 @@
-"""AMI (Tao et al., "Attacks Meet Interpretability: Attribute-steered Detection of Adversarial
-Samples", NeurIPS 2018): what of a network sees a face's attributes is made stronger, all else
-weaker; whose label changes by that was not recognised by its face.
+"""AMI detects adversarial faces by steering a network towards the attributes of a face.
 
-Published are the paper (section 3) and its authors' code, and where the paper leaves something
-open we do as the code does (AmIAttribute/AmI on GitHub, read in 2026; nothing is copied):
+It strengthens the neurons that respond to attributes (the witnesses) and weakens the others. It
+flags an image whose label changes. (Tao et al., "Attacks Meet Interpretability: Attribute-steered
+Detection of Adversarial Samples", NeurIPS 2018.)
 
-- A neuron of a convolution is a whole feature map, and its value the sum of the map, behind the
-  rectifier. A witness of an attribute is a neuron that changes by more than the median of its
-  layer when the attribute is substituted, and by no more than the median when it is preserved,
-  in all of the image pairs. The witnesses of the four attributes are pooled.
-- With v a neuron's value and mu, sigma and min those of the layer's witnesses in this very image,
-  weakening: v > mu of no witness becomes v exp(-(v - mu) / (100 sigma)),
-  strengthening: v of a witness becomes v (1.15 + 1 - exp(-(v - min) / (60 sigma))).
-  With sigma = 0 the quotients are 0. A layer without witnesses is left alone.
-- "Attribute-conserving transformation": at pool3 the margin of every weakened map, a fourteenth
-  of each side, is cut off, and the rest enlarged to the map's size.
+This follows the paper (section 3), and its authors' code where the paper leaves something open
+(AmIAttribute/AmI on GitHub, read in 2026; nothing is copied):
 
-What is ours: the attributes' regions are fixed boxes, which needs faces in roughly the same place
-(theirs: dlib's landmarks, and the region warped to fit). Pooling layers aren't steered once more,
-and the transformation comes before pool3. Of a slim network's few neurons none passes in thirty
-pairs: there we ask five.
+- A neuron of a convolution is a whole feature map. Its value is the sum of the map after the ReLU.
+  A witness of an attribute is a neuron that, in all of the image pairs, changes by more than the
+  median of its layer when the attribute is substituted, and by no more than the median when it is
+  preserved. The witnesses of the four attributes are pooled.
+- v is a neuron's value; mu, sigma and min describe the layer's witnesses in the same image.
+  Weakening: v > mu of a non-witness becomes v exp(-(v - mu) / (100 sigma)).
+  Strengthening: v of a witness becomes v (1.15 + 1 - exp(-(v - min) / (60 sigma))).
+  With sigma = 0 the quotients are 0. A layer without witnesses does not change.
+- "Attribute-conserving transformation": at pool3 the margin of every weakened map, 1/14 of each
+  side, is cut off, and the rest is enlarged to the map's size.
 
-On the ORL faces (slim VGG, five pairs) it finds far fewer attacks than on VGG-Face. A sweep of all
-its numbers there says that this is not for want of tuning: more witnesses and a larger gain change
-little, and harder weakening (100 -> 10 -> 3 -> 1) flags clean faces as it flags attacks. Where a
-tenth of the clean faces are flagged, as in the paper, about half of CW's images are, and a tenth of
-BIM's, whose labels are too sure to be turned. Of FGSM's that are found at the paper's numbers, the
+Differences from the paper: the regions of the attributes are fixed boxes, so faces must be in
+roughly the same place (the authors use dlib's landmarks and warp the region). Pooling layers are
+not steered again, and the transformation comes before pool3. In a slim network no neuron passes
+in thirty pairs, so five pairs are used.
+
+On the ORL faces (slim VGG, five pairs) AMI finds far fewer attacks than on VGG-Face. We swept all
+its parameters there, and tuning does not help: more witnesses and a larger gain change little, and
+stronger weakening (100 -> 10 -> 3 -> 1) flags clean faces as much as attacks. At a false-positive
+rate of 0.1, as in the paper, it flags about half of CW's images and a tenth of BIM's, whose labels
+are too confident to change. Of the FGSM images that are found with the paper's parameters, the
 attribute-conserving transformation finds nine in ten.
 """
 
@@ -44,26 +46,26 @@ from jax.tree_util import Partial
 from experiments.runtime import checks
 from experiments.victims.blocks import ConvUnit
 
-# (top, bottom, left, right), as shares of the image's height and width: where they are in the
-# mean of the ORL faces, with room for heads that turn. Left is left in the image.
+# (top, bottom, left, right) as shares of the image's height and width: the regions in the mean of
+# the ORL faces, with room for turned heads. Left means left in the image.
 ATTRIBUTES = {
     "left eye": (0.38, 0.52, 0.20, 0.47),
     "right eye": (0.38, 0.52, 0.53, 0.80),
     "nose": (0.46, 0.66, 0.38, 0.62),
     "mouth": (0.66, 0.80, 0.30, 0.70),
 }
-MARGIN = 1 / 14  # theirs: 2 of pool3's 28 pixels
+MARGIN = 1 / 14  # the authors': 2 of pool3's 28 pixels
 
 
 @dataclass(frozen=True)
 class AMIConfig:
-    """Section 3's numbers."""
+    """AMI's parameters (section 3)."""
 
-    pairs: int = 5  # of the base face and another, that must agree; theirs: some thirty
+    pairs: int = 5  # pairs of the base face and another that must agree; the authors use about 30
     weakening: float = 100.0  # alpha
     strengthening: float = 60.0  # beta
     gain: float = 1.15  # epsilon
-    conserve: int | None = 6  # the layer behind which pool3 is: VGG's seventh convolution
+    conserve: int | None = 6  # the layer before pool3: VGG's seventh convolution
 
     def __post_init__(self) -> None:
         checks.counts(self, "pairs")
@@ -72,19 +74,19 @@ class AMIConfig:
 
 
 class AMI(NamedTuple):
-    """A classifier and what of it sees attributes (a pytree)."""
+    """A classifier and its attribute witnesses (a pytree)."""
 
     logits: Partial  # images -> logits
-    witnesses: tuple[jax.Array, ...]  # layer by layer, (channels,) bool
+    witnesses: tuple[jax.Array, ...]  # for each layer, (channels,) bool
 
 
 def fit(logits: Partial, faces: np.ndarray, config: AMIConfig) -> AMI:
     """Finds the witnesses by bi-directional reasoning (section 3.2).
 
     Args:
-      logits: images (B, H, W, C) -> (B, K), bound to a network of convolutions (`ConvUnit`), each
-        rectified, and dense layers behind them, with no branches.
-      faces: (1 + pairs, H, W, C) of different people, the base face first.
+      logits: images (B, H, W, C) -> (B, K), bound to a network without branches: convolutions
+        (`ConvUnit`), each with a ReLU, then dense layers.
+      faces: (1 + pairs, H, W, C), each of a different person; the base face is first.
     """
     base, others = faces[:1], faces[1 : 1 + config.pairs]
     found: list[jax.Array] = []
@@ -99,7 +101,7 @@ def fit(logits: Partial, faces: np.ndarray, config: AMIConfig) -> AMI:
 
 @functools.partial(jax.jit, static_argnames="config")
 def detect(ami: AMI, images: jax.Array, config: AMIConfig) -> jax.Array:
-    """(B, H, W, C) -> (B,) bool: whether the attribute-steered model says something else."""
+    """(B, H, W, C) -> (B,) bool: whether the attribute-steered model predicts another class."""
 
     def steer(number, values):
         return _steer(values, ami.witnesses[number], config, conserve=number == config.conserve)
@@ -109,7 +111,7 @@ def detect(ami: AMI, images: jax.Array, config: AMIConfig) -> jax.Array:
 
 
 def mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 1) bool: the pixels whose centres are in the box."""
+    """Returns (H, W, 1) bool: the pixels whose centres are in the box."""
     rows, columns = ((np.arange(n) + 0.5) / n for n in size)
     top, bottom, left, right = box
     inside = ((rows >= top) & (rows < bottom))[:, None] & (columns >= left) & (columns < right)
@@ -117,7 +119,7 @@ def mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> np.nd
 
 
 def _visited(logits: Partial, images: jax.Array, visit: Callable) -> jax.Array:
-    """The logits, with visit(number, activations) in the place of each layer's activations."""
+    """Returns the logits, with visit(number, activations) replacing each layer's activations."""
     numbers = itertools.count()
 
     def intercept(function, args, kwargs, context):
@@ -127,7 +129,7 @@ def _visited(logits: Partial, images: jax.Array, visit: Callable) -> jax.Array:
             hidden or isinstance(context.module, ConvUnit)
         ):
             return values
-        return visit(next(numbers), nn.relu(values))  # a dense layer is rectified by its caller
+        return visit(next(numbers), nn.relu(values))  # a dense layer's caller applies the ReLU
 
     with nn.intercept_methods(intercept):
         return logits(images)
@@ -135,7 +137,7 @@ def _visited(logits: Partial, images: jax.Array, visit: Callable) -> jax.Array:
 
 @jax.jit
 def _changes(logits: Partial, base: jax.Array, mutated: jax.Array) -> list[jax.Array]:
-    """Layer by layer (N, channels): by how much in all the neurons differ from the base face's."""
+    """Returns for each layer (N, channels): the summed absolute change from the base face."""
     kept: list[jax.Array] = []
 
     def keep(_, values):
@@ -156,7 +158,7 @@ def _agreed(substituted: jax.Array, preserved: jax.Array) -> jax.Array:
 def _steer(
     values: jax.Array, witness: jax.Array, config: AMIConfig, *, conserve: bool
 ) -> jax.Array:
-    """Activations (B, ..., channels), witnesses strengthened and others weakened (3.3)."""
+    """Strengthens witnesses and weakens other neurons of activations (B, ..., channels) (3.3)."""
     sums = _sums(values)
     count = jnp.maximum(jnp.sum(witness), 1)
     mean = jnp.sum(sums * witness, axis=1, keepdims=True) / count
@@ -175,7 +177,7 @@ def _steer(
 
 
 def _without_margin(maps: jax.Array) -> jax.Array:
-    """The inner part of (B, h, w, channels), as large as the whole."""
+    """Cuts the margin off (B, h, w, channels) and enlarges the rest to the same size."""
     rows, columns = (max(1, round(MARGIN * n)) for n in maps.shape[1:3])
     inner = maps[:, rows:-rows, columns:-columns]
     return jax.image.resize(inner, maps.shape, "cubic") if inner.size else maps

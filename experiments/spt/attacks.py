@@ -1,39 +1,36 @@
-"""The paper's attacks, as it runs them: a fixed number of steps, each a query, against a system."""
+"""Runs the paper's attacks against a system: a fixed number of steps, with one query each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import attacks_jax
 import spt_jax
 from experiments.spt.evasions import NO_EVASION, Evasion, begin, evading
 
-# No bound on the whole perturbation (the paper gives no xi): a ball that holds every image.
+# The paper gives no bound xi on the perturbation, so the ball holds every image.
 UNBOUNDED = 1.0
-# Of attacks that are not cut to the pixels' bounds (the paper's "without CUT").
+# The bounds of attacks that are not cut to the pixel range (the paper's "without CUT").
 UNCUT = (-100.0, 100.0)
-ASK_EVERY = 8  # steps between two looks at who is done: a look waits for the step
 
 
 @dataclass(frozen=True)
 class Spec:
-    """An attack by its name and its settings, as the tables print them."""
+    """An attack's name and settings, as the tables print them."""
 
     name: Literal["BIM", "MI-FGSM", "JSMA"]
     steps: int
-    step_size: float  # JSMA's is theta
-    target: int | None = None  # the class wanted; None: any wrong one
-    cut: bool = True  # to pixels in [0, 1], after every step
+    step_size: float  # theta for JSMA
+    target: int | None = None  # the target class; None: untargeted
+    cut: bool = True  # clip pixels to [0, 1] after every step
     turns: int = 1  # images that a client attacks in turns: A0, B0, C0, D0, A1, ...
-    evasion: Evasion = NO_EVASION  # what the attacker knows to do against a memory
+    evasion: Evasion = NO_EVASION  # how the attack evades a stateful system
 
     def make(self) -> attacks_jax.Attack:
-        """The attack; how many steps it makes is up to `drive`."""
+        """Returns the attack. `drive` decides how many steps it makes."""
         options: dict[str, Any] = {
             "targeted": self.target is not None,
             "bounds": (0.0, 1.0) if self.cut else UNCUT,
@@ -55,17 +52,17 @@ class Spec:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What became of N images: arrays, each with an axis of N."""
+    """The results for N attacked images. Each array has an axis of N."""
 
-    images: np.ndarray  # (N, H, W, C): the last ones
-    told: np.ndarray  # (N,): the label that the last query in the loop was answered with (CS)
-    told_all: np.ndarray  # (queries, N): those of all queries, then the last again
+    images: np.ndarray  # (N, H, W, C): the images after the last step
+    told: np.ndarray  # (N,): the label in the answer to the last query of the loop (CS)
+    told_all: np.ndarray  # (queries, N): the labels of all queries; the last one repeats
     deceived: np.ndarray  # (queries, N): whether the decoy answered
-    queries: np.ndarray  # (N,)
+    queries: np.ndarray  # (N,): queries that the attack needed
 
     @property
     def by_decoy(self) -> np.ndarray:
-        """(N,): of an image's queries, those that the decoy answered; dummies aside."""
+        """(N,): queries about an image that the decoy answered, without dummies."""
         return own_queries(self.deceived, self.queries).sum(axis=0)
 
 
@@ -78,16 +75,15 @@ def drive(
     keys: jax.Array | None = None,
     on_query: Callable[[np.ndarray], object] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Attacks one batch: the arrays of an `Attacked`.
+    """Attacks one batch. Returns the arrays of an `Attacked`.
 
-    `keys` (N,) are what an evasion draws with; `on_query` is shown the images of each query.
+    `keys` (N,) determine an evasion's random draws. `on_query` receives the images of each query.
 
-    The steps are called from Python, jitted: on a CPU XLA is slow in compiled loops, on a GPU a
-    step takes far longer than its call. `attacks_jax.run` is not used since it returns the best
-    image that was found, and what the paper judges is the last.
+    `attacks_jax.run` returns the best image of an attack; the paper judges the last one.
     """
     if not spec.cut:
-        system = replace(system, bounds=UNCUT)  # or it would take all that is uncut for hostile
+        # Otherwise the system would treat all uncut images as hostile.
+        system = replace(system, bounds=UNCUT)
     evasion, turns = spec.evasion, spec.turns
     attack, oracle = spec.make(), evading(evasion, system, turns=turns)
     goals = labels if spec.target is None else np.full(len(labels), spec.target, np.int32)
@@ -95,16 +91,16 @@ def drive(
     before = begin(
         evasion, system, len(images), images.shape[1:], queries=queries, turns=turns, keys=keys
     )
-    state = _init(attack, oracle, before, jnp.asarray(images), jnp.asarray(goals))
-    for step in range(spec.steps):
-        if step % ASK_EVERY == 0 and bool(state.done.all()):
-            break
-        if on_query is not None:
+    states = attacks_jax.steps(
+        attack, oracle, jax.random.key(0), images, goals,
+        oracle_state=before, num_steps=spec.steps, donate=True,
+    )  # fmt: skip
+    for made, state in enumerate(states):
+        if on_query is not None and made < spec.steps and not state.done.all():
             on_query(np.array(state.images))
-        state = _step(attack, oracle, state)
     seen = state.oracle_state.record
     asked = np.minimum(evasion.samples * np.asarray(state.queries), queries)
-    # Whoever was done went on being asked about. To the attacker the last answer is the last.
+    # Finished images are still queried. The attacker's last answer is from its last own query.
     last = np.minimum(np.arange(queries)[:, None], asked - 1)
     told = np.take_along_axis(np.asarray(seen.told), last, axis=0)
     return {
@@ -117,15 +113,10 @@ def drive(
 
 
 def own_queries(deceived: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """(Q, N) bool: those of the queries that the decoy answered which the attack needed, (N,)."""
+    """Returns (Q, N) bool: the `deceived` queries among those that the attack needed.
+
+    Args:
+      deceived: (Q, N) bool: the queries that the decoy answered.
+      asked: (N,) the number of queries that the attack needed.
+    """
     return deceived & (np.arange(len(deceived))[:, None] < asked)
-
-
-@jax.jit
-def _init(attack, oracle, before, images, labels):
-    return attack.init(oracle, before, jax.random.key(0), images, labels)
-
-
-@partial(jax.jit, donate_argnums=2)
-def _step(attack, oracle, state):
-    return attack.step(oracle, state)

@@ -1,5 +1,8 @@
-"""Section III-B's bookkeeping, how many queries reach the classifier under a BIM that the buffer
-sees, beside eq. 2 as printed and exactly; and section IV-F's storage."""
+"""Query counts and storage of SPT.
+
+Counts the queries of a BIM attack, detected by the buffer, that reach the classifier. The count
+stands beside the exact one and eq. 2 as printed (section III-B). Storage follows section IV-F.
+"""
 
 from pathlib import Path
 
@@ -25,7 +28,7 @@ def _queries(lab: Lab) -> list[Row]:
         for reset in ("periodic", "on_dissimilar"):
             system = f"buffer t={length}, {reset}"
             attacked = lab.attacked(spec, lab.buffer(DECOY, length=length, reset=reset), images=100)
-            whole = attacked.queries == steps  # others were done before: the target at once
+            whole = attacked.queries == steps  # the others reach the target early
             asked = (attacked.queries - attacked.by_decoy)[whole]
             exact = spt_jax.classifier_queries(
                 steps, length=length, patience=config.patience, reset=reset
@@ -42,7 +45,7 @@ def _queries(lab: Lab) -> list[Row]:
 
 def _stored(lab: Lab) -> list[Row]:
     rows = []
-    # Section IV-F: "approximately 0.4 MB" for t = 100, of images in bytes, and 8.28 MB for C4.
+    # Section IV-F: "approximately 0.4 MB" for t = 100, with images in bytes, and 8.28 MB for C4.
     for system, defence, paper in (
         ("buffer t=10", lab.buffer(DECOY, length=10), None),
         ("buffer t=30", lab.buffer(DECOY, length=30), None),

@@ -1,8 +1,8 @@
-"""Tables IV to VII: how the buffer deceives, by its decoy, the attack and the settings.
+"""Tables IV to VII: how well the buffer deceives attacks, by decoy, attack and settings.
 
-CS is the copy that the attacker has, a packaged classifier: the label that it gave to the last
-query of the attack. OS is the original, which meets only the image that came out of it. DR is
-eq. 3. "T-" is the mean over several untrained decoys, each of which is in `extra/spt/untrained`.
+CS is the packaged classifier that the attacker queries: the label in its answer to the attack's
+last query. OS is the original classifier, which sees only the attack's final image. DR is eq. 3.
+"T-" is the mean over several untrained decoys; `extra/spt/untrained` has each of them.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from experiments.spt.defences import NONE, Decoy, Defence, Training
 from experiments.spt.lab import CLASSIFIER, Lab, Measured, deceive_rate, mean, metric
 from experiments.victims import Victim, predict
 
-# Tables IV and V don't give the number of steps; at table II's 10 the buffer (t + S = 15) would
-# never answer. Ours: 40 steps that come to as much as table II's, and 40 small ones, since the
-# paper's strength leaves little of a weak network to tell apart.
+# Tables IV and V don't give the number of steps. With table II's 10 steps the buffer (t + S = 15)
+# would never answer. We use 40 steps with table II's total size, and 40 small ones: at the paper's
+# strength too little accuracy is left in a weak network to see differences.
 STEPS = 40
 UNTARGETED = (10 * 0.0013 / STEPS, 1e-4)
 TARGETED = (10 * 0.003 / STEPS, 3e-4)
-# Table VII's last blocks with steps at which the bare classifier is fooled about as often as the
+# Table VII's last blocks, with step sizes that fool the bare classifier about as often as the
 # paper's.
 SMALLER_STEPS = ((100, 10, 5e-5), (100, 30, 5e-5))
 
 
 def measure_iv(lab: Lab, folder: Path) -> Measured:
-    """What attacks on the packaged VGG do to the bare networks."""
+    """Measures how attacks on the packaged VGG transfer to the bare networks."""
     judges = {name: lab.network(name) for name in paper_values.UNTARGETED_TRANSFER}
     rows = []
     for target, sizes, printed in (
@@ -54,7 +54,7 @@ def measure_iv(lab: Lab, folder: Path) -> Measured:
 
 
 def _columns(lab: Lab) -> list[tuple[str, list[Defence]]]:
-    """The systems of table IV in the paper's order; several of an untrained decoy."""
+    """Returns the systems of table IV in the paper's order, with several for untrained decoys."""
     columns: list[tuple[str, list[Defence]]] = [(CLASSIFIER, [NONE])]
     for network in paper_values.DECOYS:
         for training in paper_values.TRAININGS:
@@ -64,7 +64,7 @@ def _columns(lab: Lab) -> list[tuple[str, list[Defence]]]:
 
 
 def measure_v(lab: Lab, folder: Path) -> Measured:
-    """What the attacker believes, and what is: untargeted BIM."""
+    """Measures untargeted BIM as the attacker sees it (CS) and as it is (OS)."""
     rows = []
     for size in lab.sizes(*UNTARGETED):
         spec = lab.spec("BIM", STEPS, size)
@@ -77,7 +77,7 @@ def measure_v(lab: Lab, folder: Path) -> Measured:
 
 
 def _random_labels(lab: Lab, spec: Spec) -> list[Row]:
-    """The paper's first scenario: labels drawn at random, and no gradient."""
+    """Measures the paper's first scenario: random labels without a gradient."""
     defence = lab.buffer(Decoy("C4", "Td"), response="random")
     attacked = lab.attacked(spec, defence)
     cs, os = rates(lab, spec, attacked)
@@ -86,8 +86,11 @@ def _random_labels(lab: Lab, spec: Spec) -> list[Row]:
 
 
 def measure_vi(lab: Lab, folder: Path) -> Measured:
-    """JSMA and MI-FGSM, targeted. The paper gives JSMA no settings: steps of theta = 1 change so
-    much that no buffer sees them, so theta is 0.1."""
+    """Measures targeted JSMA and MI-FGSM.
+
+    The paper gives no settings for JSMA. theta is 0.1 by default: steps of theta = 1 change too
+    much for a buffer to detect them.
+    """
     target = lab.config.target
     jsma = Spec("JSMA", lab.config.steps or 100, lab.config.jsma_theta, target=target)
     rows = systems(
@@ -103,7 +106,7 @@ def measure_vi(lab: Lab, folder: Path) -> Measured:
 
 
 def measure_vii(lab: Lab, folder: Path) -> Measured:
-    """MI-FGSM by its steps, their size, and the buffer's length."""
+    """Measures MI-FGSM by its number of steps, its step size, and the buffer's length."""
     rows: list[Row] = []
     pictures: dict[str, Path] = {}
     blocks: dict[tuple[int, int, float], Any] = dict(paper_values.HYPERPARAMETERS)
@@ -118,7 +121,7 @@ def measure_vii(lab: Lab, folder: Path) -> Measured:
         pictures |= tracing.draw(
             lab, spec, defence, folder, f"t{length}-{steps}x{size:g}", f"t = {length}, C2 = C4 Td"
         )
-    # The paper's DR above 1 asks for a classifier that is far harder to fool than the decoy.
+    # The paper's DR above 1 requires a classifier that is far harder to fool than the decoy.
     spec = lab.spec("MI-FGSM", 100, 3e-4, target=lab.config.target)
     hard = lab.network(CLASSIFIER, adversarial=True)
     rows += systems(
@@ -142,20 +145,20 @@ def systems(
     images: int | None = None,
     **options: Any,
 ) -> list[Row]:
-    """The bare classifier's row, then CS, OS and DR of each decoy.
+    """Returns the bare classifier's row, then CS, OS and DR of each decoy.
 
     Args:
       table: the rows' table.
       spec: the attack.
       adv: the paper's value for the bare classifier.
       printed: the paper's values, decoy network -> training -> (CS, OS, DR).
-      networks: of the decoys.
-      trainings: of the decoys.
-      classifier: what is packaged; the paper's choice by default.
-      name: the classifier's.
-      suffix: to tell columns apart that differ by the defence's settings.
-      images: to attack; the run's own number by default.
-      options: of the buffer, where they are not the run's own.
+      networks: the decoys' networks.
+      trainings: the decoys' trainings.
+      classifier: the classifier to package; the paper's choice by default.
+      name: the classifier's name.
+      suffix: distinguishes columns that differ only by the defence's settings.
+      images: number of images to attack; the run's own by default.
+      options: buffer options that replace the run's own.
     """
 
     def row(table, system, what, value, n, paper=None):
@@ -196,7 +199,7 @@ def _deception(
     n: int,
     paper: tuple[float | None, float | None, float | None] = (None, None, None),
 ) -> list[Row]:
-    """CS, OS and, where there is one, DR; `row` makes one of (metric, value, n, paper)."""
+    """Returns rows of CS, OS and, if it exists, DR. `row` takes (metric, value, n, paper)."""
     rows = [
         row(f"{metric(spec)}:CS", cs, n, paper[0]),
         row(f"{metric(spec)}:OS", os, n, paper[1]),
@@ -208,7 +211,7 @@ def _deception(
 def rates(
     lab: Lab, spec: Spec, attacked: Attacked, classifier: Victim | None = None
 ) -> tuple[float, float]:
-    """(CS, OS)."""
+    """Returns (CS, OS)."""
     truth = lab.truth(attacked)
     original = predict(classifier or lab.network(CLASSIFIER), attacked.images)
     return lab.rate(attacked.told, truth, spec), lab.rate(original, truth, spec)

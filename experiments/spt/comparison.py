@@ -1,4 +1,4 @@
-"""Table VIII: the buffer beside median smoothing, JPEG and adversarial training."""
+"""Table VIII: compares the buffer with median smoothing, JPEG and adversarial training."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,9 +19,9 @@ from experiments.spt.lab import CLASSIFIER, Lab, Measured, deceive_rate
 from experiments.victims import batched, predict
 
 STEPS = 40
-# The caption's, and a smaller one, at which a weak network is not lost altogether.
+# The caption's step size, and a smaller one that does not break a weak network completely.
 STEP_SIZES = (0.0013, 3e-4)
-DECOY = Decoy("C4", "Td")  # the paper does not say which: the best of its tables V and VI
+DECOY = Decoy("C4", "Td")  # the best of the paper's tables V and VI; it names none for VIII
 JPEG_QUALITY = 75
 MEDIAN_SIZE = 2  # feature squeezing's for colour images
 
@@ -38,7 +38,7 @@ def differentiable_jpeg(images: jax.Array) -> jax.Array:
     return spt_jax.jpeg(images, quality=JPEG_QUALITY)
 
 
-# Of any number of images.
+# Each takes any number of images.
 FILTERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": np.asarray,
     "median": partial(batched, Partial(median)),
@@ -78,7 +78,7 @@ def _ours(lab: Lab) -> list[Row]:
     name = f"Ours ({DECOY.title})"
     printed = paper_values.COMPARISON["Ours", "none"]
     system = lab.system(defence)
-    # Every test image is a query of one client: what the buffer costs who does not attack.
+    # One client sends all test images: this is the buffer's cost for a benign client.
     labels, _ = stream(system, lab.data.test.images)
     accuracy = (labels == lab.data.test.labels).mean()
     rows = [_clean(lab, name, accuracy, printed["accuracy"])]
@@ -94,7 +94,7 @@ def _ours(lab: Lab) -> list[Row]:
         dr = deceive_rate(cs, os)
         if dr is not None:
             rows.append(lab.row("spt/VIII", name, spec, "deceive_rate", dr, n))
-        if os:  # the paper's own reckoning, which takes CS for 1
+        if os:  # the paper's own calculation, which assumes CS = 1
             paper = printed["deceive_rate"] if first else None
             dr = abs(1 - 1 / os)
             rows.append(lab.row("spt/VIII", name, spec, "deceive_rate@CS=1", dr, n, paper))
@@ -102,7 +102,7 @@ def _ours(lab: Lab) -> list[Row]:
 
 
 def _filters_attacked(lab: Lab) -> list[Row]:
-    """Who attacks through the filter: with its gradient (median), or a differentiable JPEG."""
+    """Attacks through the filter: with the median's gradient, or with a differentiable JPEG."""
     victim, rows = lab.network(CLASSIFIER), []
     for kind, function in ATTACKED_THROUGH.items():
         key = f"{kind} {MEDIAN_SIZE} {JPEG_QUALITY} {victim.key}"

@@ -1,4 +1,4 @@
-"""What a run of `python -m experiments.spt` can be told, and what its presets say."""
+"""The options and presets of `python -m experiments.spt`."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,43 +15,43 @@ Table = Literal[
     "demo", "II", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI",
     "queries", "adaptive", "natural", "names", "all",
 ]  # fmt: skip
-# What "all" stands for: the paper's, then ours.
+# The tables of "all": the paper's, then ours.
 ALL: tuple[Table, ...] = (
     "II", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "queries", "adaptive", "natural",
     "names",
 )  # fmt: skip
 
-MOST_LENGTH = 10_000  # of the buffer, which keeps as many images for each client
-MOST_UNTRAINED = 100  # the next seed's decoys begin a hundred further on
+MOST_LENGTH = 10_000  # images that the buffer keeps for each client
+MOST_UNTRAINED = 100  # decoys of one seed: the next seed's decoys begin a hundred further on
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that determines a run, and where it reads and writes."""
+    """All settings that determine a run, and its input and output folders."""
 
-    table: Table = "demo"  # of the paper, or: demo, queries (section III), adaptive, natural, names
+    table: Table = "demo"  # the paper's, or: demo, queries (section III), adaptive, natural, names
     dataset: DatasetName = "digits"
-    preset: Preset = "quick"  # what the other options default to: minutes on a CPU, or the paper
+    preset: Preset = "quick"  # sets the other defaults: quick (minutes on a CPU) or the paper's
     seed: int = 0
-    images: int = 200  # attacked in each row, of the test set; the paper: all 10,000
-    jsma_images: int = 50
-    adaptive_images: int = 60  # of the rows on attackers who know
-    natural_images: int = 200  # duplicated, and filmed
-    untrained_seeds: int = 3  # decoys without training (T-) are a lottery: how many are drawn
-    length: int = 10  # t; section IV-A
-    threshold_db: float = 35.0  # T
-    patience: int = 5  # S
+    images: int = 200  # test images attacked in each row; the paper attacks all 10,000
+    jsma_images: int = 50  # test images that JSMA attacks
+    adaptive_images: int = 60  # test images that the adaptive attacks are run on
+    natural_images: int = 200  # images in the benign query streams of duplicates and of video
+    untrained_seeds: int = 3  # number of untrained decoys (T-) to average: they vary by seed
+    length: int = 10  # images in the buffer: t, section IV-A
+    threshold_db: float = 35.0  # PSNR above which two queries are similar: T
+    patience: int = 5  # similar pairs of queries allowed before the decoy answers: S
     target: int = 0  # the class of targeted attacks
-    steps: int | None = None  # of the attacks, where the tables' own are not wanted
-    step_size: float | None = None  # likewise, but for JSMA's
+    steps: int | None = None  # attack steps; if not given, each table's own
+    step_size: float | None = None  # attack step size, not JSMA's; if not given, each table's own
     jsma_theta: float = 0.1  # JSMA's change of a pixel; the paper gives none
-    width: Literal["slim", "full"] = "slim"  # of the networks
-    chunk: int = 100  # images attacked at a time: no result depends on it
-    output_dir: Path | None = None  # runs/spt-DATASET-PRESET-TABLE-seedSEED by default
-    cache_dir: Path = Path("runs/cache")  # trained networks, attacked images
-    data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
-    manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
-    faces: FacesConfig = field(default_factory=FacesConfig)  # of table IX
+    width: Literal["slim", "full"] = "slim"  # width of the networks
+    chunk: int = 100  # images attacked at a time; does not change results
+    output_dir: Path | None = None  # runs/spt-DATASET-PRESET-TABLE-seedSEED if not given
+    cache_dir: Path = Path("runs/cache")  # trained networks and attacked images
+    data_dir: Path | None = None  # prepared TFDS data sets; TFDS_DATA_DIR if not given
+    manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
+    faces: FacesConfig = field(default_factory=FacesConfig)  # settings of table IX
 
     def __post_init__(self) -> None:
         checks.seeds(self.seed)
@@ -77,7 +77,7 @@ class Config:
 
 
 def preset(name: Preset, dataset: DatasetName, table: Table) -> Config:
-    """The options that a preset stands for."""
+    """Returns the default options of a preset."""
     if name == "paper":
         return Config(
             table, dataset, name,
@@ -90,7 +90,7 @@ def preset(name: Preset, dataset: DatasetName, table: Table) -> Config:
 
 
 def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
-    """The command line's configuration: the preset's, with what is given changed."""
+    """Returns the preset's configuration with the command line's options applied."""
     choices: dict[str, tuple[str, tuple]] = {
         "preset": ("quick", get_args(Preset)),
         "dataset": ("digits", get_args(DatasetName)),

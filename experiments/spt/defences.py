@@ -1,4 +1,4 @@
-"""The systems under attack: what they are made of, and how they are made."""
+"""Describes the attacked systems by their decoy and options, and builds them."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,11 +15,11 @@ Training = Literal["Ts", "T-", "Td"]
 
 @dataclass(frozen=True)
 class Decoy:
-    """The second classifier, by its network and how it was trained (table III)."""
+    """The second classifier: its network and its training (table III)."""
 
     network: str = "C4"
     training: Training = "T-"
-    seed: int = 0  # of an untrained one: which
+    seed: int = 0  # number of an untrained decoy
 
     @property
     def title(self) -> str:
@@ -28,11 +28,11 @@ class Decoy:
 
 @dataclass(frozen=True)
 class Defence:
-    """A system by its kind and its options; together they are part of a cache key."""
+    """A system's kind, decoy and options; they are part of a cache key."""
 
     kind: Literal["none", "buffer", "chain", "agreement", "blacklight", "osd"] = "none"
     decoy: Decoy | None = None
-    options: tuple[tuple[str, Any], ...] = ()  # of the function of spt_jax
+    options: tuple[tuple[str, Any], ...] = ()  # arguments of the function of spt_jax
 
     def make(self, classifier: Victim, decoy: Victim | None, encode: Any = None) -> spt_jax.System:
         c1 = classifier.logits
@@ -57,7 +57,7 @@ NONE = Defence("none")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Never:
-    """An automaton that deceives nobody: the bare classifier, as a system like the others."""
+    """An automaton that never uses the decoy. It makes the bare classifier a system."""
 
     consults = 0
 
@@ -72,12 +72,12 @@ class Never:
 
 
 def _nothing(classifier, images):
-    """A decoy that is never asked: its gradient is nothing to compute."""
+    """A decoy that is never asked. Its gradient costs nothing to compute."""
     return jnp.zeros(jax.eval_shape(classifier, images).shape)
 
 
 def as_classifier(function: Any, victim: Victim) -> Partial:
-    """The victim behind a filter of its images."""
+    """Returns the victim with a filter applied to its images."""
     return Partial(_filtered, Partial(function), victim.logits)
 
 

@@ -1,4 +1,4 @@
-"""The default: a buffer that deceives an attacker, on handwritten digits, in a minute or two."""
+"""The default table: a buffer deceives an attack on handwritten digits, in a minute or two."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from experiments.spt.buffer_tables import systems
 from experiments.spt.defences import Decoy
 from experiments.spt.lab import Lab, Measured
 
-# Digits are far from each other: more and longer steps than CIFAR-10's, which the buffer still
-# sees (ten of 1.7e-3 are 35.4 dB).
+# Digits are far from each other, so this needs more and longer steps than CIFAR-10. The buffer
+# still detects them (ten steps of 1.7e-3 are 35.4 dB).
 STEPS, STEP_SIZE = 100, 1.7e-3
 
 

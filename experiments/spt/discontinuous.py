@@ -1,4 +1,4 @@
-"""Tables X and XI: attacks that take turns over four images, against chains and agreement flags."""
+"""Tables X and XI: attacks that interleave four images, against chains and agreement flags."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ from experiments.spt.lab import CLASSIFIER, Lab, Measured
 from experiments.victims import predict
 
 STEPS, TURNS = 40, 4  # A0, B0, C0, D0, A1, ...
-# The captions', and a smaller one, at which a weak network is not lost altogether.
+# The captions' step size, and a smaller one that does not break a weak network completely.
 STEP_SIZES = (0.0013, 3e-4)
-# The column headed "C4" is near 0.1 on clean images: a network trained on the true labels. Flags
-# ask for one anyway.
+# The paper's column "C4" is near 0.1 on clean images, so its C4 was trained on the true labels.
+# Agreement flags need such a decoy anyway.
 DECOY = Decoy("C4", "Ts")
 
 
 def chain(
     threshold_db: float, rule: str = "own", decoy: Decoy = DECOY, chain_length: int = 20
 ) -> Defence:
-    """Section IV-D's chains: ten regions, twenty long, triggered above five."""
+    """Returns section IV-D's chains: 10 regions, chains of length 20, triggered above 5."""
     options = {"regions": 10, "chain_length": chain_length, "trigger": 5}
     options |= {"threshold_db": threshold_db, "rule": rule}  # type: ignore[dict-item]
     return Defence("chain", decoy, tuple(sorted(options.items())))
@@ -42,8 +42,8 @@ def measure_x(lab: Lab, folder: Path) -> Measured:
         "chain 25 dB, CUT": (chain(25.0), True),
         "chain 30 dB, CUT": (chain(30.0), True),
         "chain (any) 25 dB, CUT": (chain(25.0, "any"), True),
-        # The paper's failure at 30 dB asks for heads older than twenty steps: chains that nothing
-        # wipes would have them.
+        # The paper's failure at 30 dB requires heads older than 20 steps. Chains that are never
+        # wiped have them.
         "chain 25 dB, unwiped, CUT": (chain(25.0, chain_length=10_000), True),
         "chain 30 dB, unwiped, CUT": (chain(30.0, chain_length=10_000), True),
         "buffer, CUT": (lab.buffer(DECOY), True),
@@ -68,7 +68,7 @@ def measure_xi(lab: Lab, folder: Path) -> Measured:
 
 
 def _rows(lab: Lab, table: str, cases: dict[str, tuple[Defence, bool]], printed: dict) -> list[Row]:
-    """Success of the targeted attack on both bare networks, over all images."""
+    """Returns the success rates of the targeted attack on both bare networks, over all images."""
     judges = {CLASSIFIER: lab.network(CLASSIFIER), "C4": lab.network("C4")}
     rows = []
     for column, (name, victim) in enumerate(judges.items()):
@@ -81,7 +81,7 @@ def _rows(lab: Lab, table: str, cases: dict[str, tuple[Defence, bool]], printed:
         for title, (defence, cut) in cases.items():
             spec = lab.spec("BIM", STEPS, size, target=lab.config.target, cut=cut, turns=TURNS)
             attacked = lab.attacked(spec, defence)
-            # One column for both kinds of cutting: which it is stands in the system's name.
+            # Cut and uncut attacks share a column: the system's name tells them apart.
             named = Spec("BIM", spec.steps, spec.step_size, target=spec.target, turns=TURNS)
             n = len(attacked.images)
             for column, (name, victim) in enumerate(judges.items()):
@@ -99,7 +99,8 @@ def _rows(lab: Lab, table: str, cases: dict[str, tuple[Defence, bool]], printed:
 
 
 def _clean_streams(lab: Lab, table: str, defences: dict[str, Defence]) -> list[Row]:
-    """The accuracy of what a client gets who sends the test set, and the share deceived."""
+    """Returns the accuracy of the answers to a client that sends the test set, and the share of
+    them that the decoy gave."""
     rows = []
     test = lab.data.test
     for title, defence in defences.items():
@@ -115,7 +116,7 @@ def _clean_streams(lab: Lab, table: str, defences: dict[str, Defence]) -> list[R
 def stream(
     system: spt_jax.System, images: np.ndarray, batch: int = 500
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, deceived) of one client's stream of any length, each (N,)."""
+    """Returns (labels, deceived), each (N,), of one client's stream of N images."""
     state, labels, deceived = system.init(images.shape[1:]), [], []
     for i in range(0, len(images), batch):
         state, answers = system.query_stream(state, jnp.asarray(images[i : i + batch]))

@@ -1,6 +1,6 @@
-"""Attackers who know the defence: what they do to queries on their way to the system.
+"""Evasions of stateful systems: how adaptive attacks change their queries.
 
-Each is an oracle around `watching.Watch`, so that any attack can use it.
+An evasion is an oracle around `watching.Watch`, so that any attack can use it.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from experiments.spt.watching import Record, Watch, start
 
 @dataclass(frozen=True)
 class Evasion:
-    """What an attacker does against a memory; nothing by default."""
+    """How an attack evades a stateful system; by default it does nothing."""
 
-    dummy_every: int = 0  # queries after which images of noise are sent, whose answers are ignored
-    dummies: int = 1  # so many each time
-    noise: float = 0.0  # standard deviation of what is added to each query
-    samples: int = 1  # queries whose mean answer a step goes by: EOT over the noise
-    clients: int = 1  # identities between which queries alternate
+    dummy_every: int = 0  # queries between groups of dummies: noise images with ignored answers
+    dummies: int = 1  # dummies in a group
+    noise: float = 0.0  # standard deviation of the noise added to each query
+    samples: int = 1  # queries whose mean answer each step uses: EOT over the noise
+    clients: int = 1  # client identities that send the queries in turn
 
     @property
     def title(self) -> str:
@@ -45,14 +45,15 @@ NO_EVASION = Evasion()
 
 
 class Evading(NamedTuple):
-    """The oracle's state: the record, all clients' system states in it, and randomness."""
+    """The oracle's state: the record, with all clients' system states, and random keys."""
 
     record: Record
-    keys: jax.Array  # (B,), an image's own: no example depends on its batch-mates
+    keys: jax.Array  # (B,), one per image: results do not depend on the rest of the batch
 
 
 class Evade(NamedTuple):
-    """An oracle over a system; equal to its like, so that attacks compile once."""
+    """An oracle over a system. Instances with equal fields are equal, so that attacks compile
+    once."""
 
     evasion: Evasion
     turns: int
@@ -86,7 +87,7 @@ class Evade(NamedTuple):
         return state._replace(record=record._replace(system=of_all)), logits
 
     def _distract(self, system, record, keys, images):
-        """Queries that only the memory notices: images of noise, like no other."""
+        """Sends noise images, which resemble no other query. Only the memory is updated."""
 
         def send(states, number):
             own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
@@ -98,10 +99,10 @@ class Evade(NamedTuple):
 
 
 def evading(evasion: Evasion, system: spt_jax.System, *, turns: int = 1) -> attacks_jax.Oracle:
-    """The system as the attacker asks it; its state begins as `begin` makes it.
+    """Returns the system as the attacker queries it. `begin` makes its initial state.
 
     Raises:
-      ValueError: dummies from clients that attack several images in turns.
+      ValueError: dummies together with several images per client or several clients.
     """
     if evasion.dummy_every and (turns > 1 or evasion.clients > 1):
         raise ValueError("expected dummies of clients with one image each, who are one each")
@@ -118,8 +119,8 @@ def begin(
     turns: int = 1,
     keys: jax.Array | None = None,
 ) -> Evading:
-    """The state before the first query, with room in the record for so many of them; `keys` (B,)
-    are what noise and dummies are drawn with."""
+    """Returns the state before the first query, with room for `queries` queries in the record.
+    `keys` (B,) determine the noise and the dummies."""
     record = start(system, batch, image_shape, queries=queries, turns=turns)
     if evasion.clients > 1:
         of_all = jax.tree.map(

@@ -1,14 +1,15 @@
 """SPT's table IX: the comparator and AMI against six attacks on a face classifier.
 
-The paper compares faces with the `face_recognition` project, a network that has nothing to do with
-the classifier. Here "comparator" compares by the embedding of Classifier3, the fallback: another
-architecture, trained from another seed, though on the same faces. "comparator (own embedding)"
-compares by the attacked classifier's own embedding, which an attack moves with its label: what it
-misses is the price of not having a second network.
+The paper compares faces with the `face_recognition` project, a network that is independent of the
+classifier. Here "comparator" uses the embedding of Classifier3, the fallback: another architecture,
+trained from another seed, but on the same faces. "comparator (own embedding)" uses the attacked
+classifier's own embedding. An attack moves that embedding together with the label. The attacks that
+it misses show the cost of having no second network.
 
-The thresholds are calibrated on the validation images, which neither network was trained on: of
-those that the classifier gets right, a share of `fpr` is less like its standard image. Training
-images won't do: the networks know them, and they are too much like their standards.
+The thresholds are calibrated on the validation images, which neither network was trained on. A
+share `fpr` of the correctly classified ones is less similar to its standard image than the
+threshold. Training images are unsuitable: the networks have fitted them, so they are too similar to
+their standard images.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from experiments.pipeline import attack_runs
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
 from experiments.report import figures
 from experiments.runtime import cache, checks
+from experiments.runtime.batching import map_batches
 from experiments.runtime.results import Row
 from experiments.spt import ami
 from experiments.spt.ami import AMIConfig
@@ -46,39 +48,42 @@ PAPER = {
     },
 }  # fmt: skip
 COMPARATORS = ("comparator", "comparator (own embedding)")
-# What the mean distance of each attack's examples is called.
+# The norm of each attack's mean distance, which names the metric.
 NORMS = {
     "Patch": "l0", "CW-l0": "l0", "CW-linf": "linf", "CW-l2": "l2", "FGSM": "linf", "BIM": "linf",
 }  # fmt: skip
 GALLERY_ROWS = 4
-# Raise it when a change of attacks_jax makes patches fitted before it another thing.
+# Raise it when a change of attacks_jax changes the fitted patches.
 PATCH_VERSION = 1
 
 
 @dataclass(frozen=True)
 class FacesConfig:
-    """Everything that determines table IX beside the seed. The paper gives no attack's strength:
-    these succeed on most images, and can hardly be seen, but for the patch."""
+    """All settings that determine table IX, except the seed.
+
+    The paper gives no attack strengths. These attacks succeed on most images and are hardly
+    visible, except the patch.
+    """
 
     dataset: Literal["orl_faces", "vggface2"] = "orl_faces"
-    face_size: tuple[int, int] = (56, 46)  # height, width
-    classifier: Literal["VGG", "LeNet", "C4", "C4_WO_BN"] = "VGG"  # no branches: AMI needs layers
+    face_size: tuple[int, int] = (56, 46)  # height and width that faces are scaled to
+    classifier: Literal["VGG", "LeNet", "C4", "C4_WO_BN"] = "VGG"  # AMI needs no branches
     fallback: Architecture = "ResNet"  # Classifier3
     width: Literal["slim", "full"] = "slim"
     epochs: int = 40
     batch_size: int = 32
     attacks: tuple[AttackName, ...] = get_args(AttackName)
     images_per_class: int = 1  # test images attacked; section IV-C
-    fpr: float = 0.05  # of the comparators, on the images that calibrate them
+    fpr: float = 0.05  # the comparators' false-positive rate on their calibration images
     fgsm_eps: float = 0.05
     bim_eps: float = 0.02
     bim_steps: int = 20
     cw_confidence: float = 0.0
-    cw_steps: int = 200  # a round, of CW-l2; half as many of CW-l0 and CW-linf
-    cw_rounds: int = 300  # at most, of CW-l0 and CW-linf
-    patch_size: int = 16  # its diameter, in pixels
+    cw_steps: int = 200  # steps per round of CW-l2; CW-l0 and CW-linf take half as many
+    cw_rounds: int = 300  # maximum rounds of CW-l0 and CW-linf
+    patch_size: int = 16  # diameter in pixels
     patch_steps: int = 300
-    attack_batch: int = 20  # images attacked at a time: no result depends on it
+    attack_batch: int = 20  # images attacked at a time; does not change results
     ami: AMIConfig = field(default_factory=AMIConfig)
 
     def __post_init__(self) -> None:
@@ -96,16 +101,16 @@ class FacesConfig:
         if not 0 <= self.fpr < 1:
             raise ValueError(f"expected fpr in [0, 1), got {self.fpr}")
         for spec in specs(self):
-            spec.make()  # refuses what the attack can't be, before anything is trained
+            spec.make()  # reject invalid attack options before anything is trained
 
     @classmethod
     def quick(cls) -> "FacesConfig":
-        """The ORL faces, in minutes on a CPU."""
+        """Returns settings for the ORL faces: minutes on a CPU."""
         return cls()
 
     @classmethod
     def paper(cls) -> "FacesConfig":
-        """VGG-Face2 and networks of the papers' widths: for a GPU."""
+        """Returns settings for VGG-Face2 and networks of the papers' widths: needs a GPU."""
         return cls(
             dataset="vggface2", face_size=(224, 224), width="full", batch_size=128,
             cw_steps=1000, cw_rounds=1000, patch_size=64, patch_steps=1000, ami=AMIConfig(pairs=30),
@@ -120,7 +125,7 @@ class FacesConfig:
 
 @dataclass(frozen=True)
 class FaceAttack(AttackSpec):
-    """An attack of table IX; the strength is eps, a confidence or a patch's size."""
+    """An attack of table IX. Its strength is eps, a confidence or the size of a patch."""
 
     def make(self) -> attacks_jax.Attack:
         makers: dict[str, tuple[Callable[..., attacks_jax.Attack], str]] = {
@@ -136,7 +141,7 @@ class FaceAttack(AttackSpec):
 
 
 def specs(config: FacesConfig) -> list[FaceAttack]:
-    """The attacks of table IX, in its order; all of them untargeted."""
+    """Returns the attacks of table IX, in its order. All are untargeted."""
     half = max(1, config.cw_steps // 2)
     rounds: dict[str, float | int] = {"num_steps": half, "max_rounds": config.cw_rounds}
     options: dict[str, tuple[float, dict[str, float | int]]] = {
@@ -170,9 +175,9 @@ def measure(
     data_dir: Path | None = None,
     manual_dir: Path | None = None,
 ) -> tuple[list[Row], dict[str, Path]]:
-    """Table IX: its rows, and its figures (caption -> PNG in folder/figures).
+    """Returns the rows of table IX and its figures (caption -> PNG in folder/figures).
 
-    Networks and attacked images come from the cache, where they are in it.
+    Trained networks and attacked images are cached.
     """
     data = datasets.load(
         config.dataset, data_dir=data_dir, manual_dir=manual_dir, face_size=config.face_size
@@ -231,7 +236,11 @@ def measure(
 
 
 def right(victim: Victim, split: Split) -> Split:
-    """Those images that the victim classifies rightly; raises ValueError if there are none."""
+    """Returns the images that the victim classifies correctly.
+
+    Raises:
+      ValueError: there are none.
+    """
     rows = victims.predict(victim, split.images) == split.labels
     if not rows.any():
         raise ValueError(
@@ -242,7 +251,7 @@ def right(victim: Victim, split: Split) -> Split:
 
 
 def per_class(split: Split, count: int, rng: np.random.Generator) -> Split:
-    """`count` images of each class, drawn at random; fewer where there are fewer."""
+    """Returns `count` random images of each class, or all of a class that has fewer."""
     order = rng.permutation(len(split))
     rows = [order[split.labels[order] == label][:count] for label in np.unique(split.labels)]
     chosen = np.concatenate(rows)
@@ -250,12 +259,15 @@ def per_class(split: Split, count: int, rng: np.random.Generator) -> Split:
 
 
 def choose_standards(victim: Victim, train: Split) -> np.ndarray:
-    """(K, H, W, C): of each class the training image that is classified rightly with the highest
-    confidence (section III-D; "manual selection and cutting" are left out). Where none is, the
-    one with the highest confidence in the class."""
+    """Returns (K, H, W, C): the standard image of each class.
+
+    It is the correctly classified training image with the highest confidence (section III-D;
+    "manual selection and cutting" are left out). If none of the class is classified correctly, it
+    is the image with the highest confidence in the class.
+    """
     shares = victims.batched(Partial(_confidences, victim.logits), train.images)
     confidence = shares[np.arange(len(train)), train.labels]
-    rank = confidence + (np.argmax(shares, axis=-1) == train.labels)  # what is right comes first
+    rank = confidence + (np.argmax(shares, axis=-1) == train.labels)  # correct images rank first
     of_class = [np.flatnonzero(train.labels == k) for k in range(int(train.labels.max()) + 1)]
     return np.stack([train.images[rows[np.argmax(rank[rows])]] for rows in of_class])
 
@@ -268,8 +280,8 @@ def calibrated(
     calibration: Split,
     config: FacesConfig,
 ) -> tuple[spt_jax.System, float]:
-    """The comparator whose threshold flags a share of `config.fpr` of the calibration images (or
-    as little less as their number allows), and the threshold."""
+    """Returns a comparator and its threshold, which flags a share `config.fpr` of the calibration
+    images, or slightly less where their number requires it."""
     assert embedder.embed is not None  # every network of NetworkConfig has one
     similarity = spt_jax.cosine(embedder.embed)
 
@@ -282,14 +294,14 @@ def calibrated(
 
 
 def similarities(system: spt_jax.System, images: np.ndarray, batch: int) -> np.ndarray:
-    """(N,): how alike each image and the standard image of its label are."""
+    """Returns (N,): the similarity of each image to the standard image of its label."""
     return _batched(lambda x: _observe(system, x), images, batch)
 
 
 def judge(
     systems: dict[str, spt_jax.System], steered: ami.AMI, images: np.ndarray, config: FacesConfig
 ) -> dict[str, np.ndarray]:
-    """System -> (N,) bool: whether it takes the image for adversarial."""
+    """Returns system -> (N,) bool: the images that it flags as adversarial."""
 
     def flagged(system):
         def ask(x):
@@ -313,7 +325,7 @@ def attack(
     seed: int,
     cache_dir: Path,
 ) -> Attacked:
-    """The split's images, attacked; the patch has been learnt from training images."""
+    """Attacks the split's images. The patch is fitted on training images."""
     if spec.name != "Patch":
         return attack_runs.attack(
             spec, victim, split, chunk=config.attack_batch, seed=seed, cache_dir=cache_dir
@@ -338,7 +350,7 @@ def attack(
 def _galleries(
     folder: Path, attacked: dict[FaceAttack, Attacked], victim: Victim, standards: np.ndarray
 ) -> dict[str, Path]:
-    """Captions and PNGs: an attack each."""
+    """Returns caption -> PNG, one per attack."""
     drawn = {}
     for spec, made in attacked.items():
         rows = np.flatnonzero(made.success)[:GALLERY_ROWS]
@@ -363,7 +375,8 @@ def _histograms(
     groups: dict[str, np.ndarray],
     batch: int,
 ) -> None:
-    """Similarities: a line a group of images, a column a system, with its threshold."""
+    """Draws histograms of similarities: one row per group of images, one column per system, with
+    the system's threshold."""
     figure = Figure(figsize=(3.6 * len(systems), 1.0 * len(groups) + 0.8), layout="constrained")
     axes = figure.subplots(len(groups), len(systems), squeeze=False, sharex="col")
     for column, (name, system) in enumerate(systems.items()):
@@ -382,11 +395,11 @@ def _histograms(
 
 def _batched(function, images: np.ndarray, batch: int) -> np.ndarray:
     """The function's values (N,), computed in batches of one shape, so that it compiles once."""
-    values = []
-    for start in range(0, len(images), batch):
-        rows = np.arange(len(images))[start : start + batch]
-        values.append(np.asarray(function(images[np.resize(rows, batch)]))[: len(rows)])
-    return np.concatenate(values)
+
+    def of_rows(rows):
+        return {"of": np.asarray(function(images[rows]))}
+
+    return map_batches(of_rows, len(images), batch)["of"]
 
 
 @jax.jit

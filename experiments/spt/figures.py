@@ -1,4 +1,4 @@
-"""Pictures of attacks on systems that remember."""
+"""Figures of attacks on stateful systems."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from experiments.report.figures import save
 
 
 def heat_map(path: Path, matrix: np.ndarray, names: list[str], what: str) -> None:
-    """A rate for each network (lines) on what each network's attack made (columns)."""
+    """Draws a rate for each network (rows) on the attacks on each network (columns)."""
     figure = Figure(figsize=(0.9 * len(names) + 1.6, 0.7 * len(names) + 1.4), layout="constrained")
     panel = figure.subplots()
     shown = panel.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
@@ -25,8 +25,9 @@ def heat_map(path: Path, matrix: np.ndarray, names: list[str], what: str) -> Non
 
 
 def curves(path: Path, cs: np.ndarray, os: np.ndarray, deceived: np.ndarray, what: str) -> None:
-    """What the copy (CS) tells the attacker and what the original (OS) says of the same image, by
-    query; shaded by the share of images that the decoy answers about. Each (steps,)."""
+    """Draws by query the packaged classifier's answer to the attacker (CS) and the original
+    classifier's answer about the same image (OS). Bars show the share of images for which the decoy
+    answers. Each (steps,)."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     panel = figure.subplots()
     queries = np.arange(1, len(cs) + 1)
@@ -39,7 +40,7 @@ def curves(path: Path, cs: np.ndarray, os: np.ndarray, deceived: np.ndarray, wha
 
 
 def strip(path: Path, deceived: np.ndarray) -> None:
-    """Who answered each query (columns) about each image (lines): (steps, N) bool."""
+    """Draws who answered each query (columns) about each image (rows): (steps, N) bool."""
     steps, images = deceived.shape
     figure = Figure(figsize=(6.5, 0.9 + 0.06 * images), layout="constrained")
     panel = figure.subplots()
@@ -54,7 +55,7 @@ def strip(path: Path, deceived: np.ndarray) -> None:
 
 
 def likeness(path: Path, decibels: np.ndarray, threshold: float, length: int) -> None:
-    """The PSNR of each query and the one `length` before it, with the threshold."""
+    """Draws a histogram of the PSNR between queries `length` apart, with the threshold."""
     figure = Figure(figsize=(6.5, 2.6), layout="constrained")
     panel = figure.subplots()
     finite = np.minimum(decibels[~np.isnan(decibels)].ravel(), 100.0)

@@ -1,4 +1,4 @@
-"""The JPEG codec that people have (libjpeg, by Pillow), for attacks by `attacks_jax.bpda`:
+"""The JPEG codec in common use (Pillow's libjpeg), for attacks with `attacks_jax.bpda`:
 
 oracle = attacks_jax.bpda(oracle, partial(jpeg_codec.codec, quality=75))
 """
@@ -12,17 +12,18 @@ from PIL import Image
 
 
 def encode_decode(images: np.ndarray, quality: int = 75) -> np.ndarray:
-    """The images as they come back from a JPEG file.
+    """Encodes each image as a JPEG file and decodes it.
 
     Args:
-      images: (B, H, W, C) float32 in [0, 1]; C is 1 (gray) or 3 (RGB, 4:2:0). Rounded to 8 bits.
+      images: (B, H, W, C) float32 in [0, 1]; C is 1 (gray) or 3 (RGB, 4:2:0). They are rounded to
+        8 bits.
       quality: 1 to 100; 75 is Pillow's default.
 
     Returns:
       (B, H, W, C) float32 in [0, 1].
 
     Raises:
-      ValueError: another quality or shape.
+      ValueError: the quality or the shape is another.
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"expected quality in 1 ... 100, got {quality}")
@@ -40,7 +41,7 @@ def encode_decode(images: np.ndarray, quality: int = 75) -> np.ndarray:
 
 
 def codec(images: jax.Array, quality: int = 75) -> jax.Array:
-    """`encode_decode` for use inside of JAX: under `jit` and `vmap`, without a gradient."""
+    """`encode_decode` for JAX code: it works under `jit` and `vmap`, and has no gradient."""
     shape = jax.ShapeDtypeStruct(images.shape, np.float32)
     call = partial(_any_rank, quality=quality)
     return jax.pure_callback(call, shape, images, vmap_method="expand_dims")

@@ -1,8 +1,8 @@
-"""What it costs to be forgotten: clients who change their name, and clients who flood the server.
+"""How an attacker clears a stateful server's memory: by changing its name, or by flooding.
 
-A memory belongs to a name. A client with a new name begins anew, and so does everybody when as many
-other names come as the server has room for. Only names that cost something (an account, a payment)
-make a memory worth having.
+The server keeps one state per client name. A client with a new name starts with an empty state. All
+clients do so after as many other names as the server has room for. A memory is worth having only if
+names cost something (an account, a payment).
 """
 
 from pathlib import Path
@@ -18,8 +18,8 @@ from experiments.spt.lab import Lab, Measured
 from experiments.spt.natural import defences
 
 TABLE = "extra/spt/names"
-QUERIES = 500  # of images alike, as an attack sends them
-APART = 1e-3  # standard deviation of what is between them
+QUERIES = 500  # similar images, as an attack sends them
+APART = 1e-3  # standard deviation of the noise that tells them apart
 CAPACITY = 256  # clients that the server has room for
 BEFORE, AFTER = 18, 10  # queries of a client before and after the flood
 RENAMED_EVERY = (5, 10, 14, 15, 16, 20, 50, QUERIES)  # queries under one name
@@ -46,14 +46,15 @@ def measure(lab: Lab, folder: Path) -> Measured:
 
 
 def _deceived(server: spt_jax.Server, clients: np.ndarray, stream: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of the queries the decoy answered, sent one after the other."""
+    """Sends the queries one after the other. Returns (N,) bool: whether the decoy answered."""
     table = server.init(stream.shape[1:])
     _, told = _send(server, table, jnp.asarray(clients, jnp.int32), stream)
     return np.asarray(told)
 
 
 def _remembered(server: spt_jax.Server, stream: np.ndarray, others: int) -> bool:
-    """Whether a client is answered otherwise than a new one, after a query each by other names."""
+    """Returns whether the server remembers a client after one query from each of `others` names:
+    whether its answers differ from a new client's."""
     before, after = stream[:BEFORE], stream[BEFORE : BEFORE + AFTER]
     client = jnp.zeros(BEFORE, jnp.int32)
     table, _ = _send(server, server.init(stream.shape[1:]), client, before)
@@ -68,7 +69,7 @@ def _remembered(server: spt_jax.Server, stream: np.ndarray, others: int) -> bool
 
 @jax.jit
 def _send(server, table, clients, images):
-    """One query after the other: (the table, (N,) bool: deceived)."""
+    """Sends one query after the other. Returns (the table, (N,) bool: deceived)."""
 
     def one(table, query):
         client, image = query

@@ -1,5 +1,7 @@
-"""Who does not attack: how many queries of natural streams are deceived, and what accuracy that
-costs. SPT, section III-B, "Does this defence process have any effects", put to the test."""
+"""Benign query streams: how many queries the decoy answers, and how much accuracy that costs.
+
+This tests SPT, section III-B, "Does this defence process have any effects".
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +18,18 @@ from experiments.victims import predict
 
 TABLE = "extra/spt/natural"
 FRAMES = 30  # of a video
-REPEATS = 30  # of a duplicate
-MAX_SHIFT, BRIGHTNESS = 1, 0.01  # from frame to frame: pixels, and the largest change
-# Whose labels are others: what is deceived is lost, so nothing is hidden by a good decoy.
+REPEATS = 30  # of a duplicated image
+MAX_SHIFT, BRIGHTNESS = 1, 0.01  # largest changes between frames: pixels, brightness
+# Trained on replaced labels: its answers are wrong, so a good decoy cannot hide the cost.
 DECOY = Decoy("C4", "Td")
 
 
 def defences(lab: Lab) -> dict[str, Defence]:
-    """All that remember, as their papers set them: SPT's, then its rivals. Flags ask for a second
-    network with the true labels; the others answer from one with replaced labels."""
+    """Returns all stateful defences with their papers' settings: SPT's, then the baselines.
+
+    Agreement flags need a second network with the true labels. The others use one with replaced
+    labels.
+    """
     # Blacklight's paper has wider windows for images with a uniform background.
     window = 50 if lab.dataset in ("digits", "mnist", "fashion_mnist") else 20
     return {
@@ -60,7 +65,7 @@ def measure(lab: Lab, folder: Path) -> Measured:
 
 
 def _answers(lab: Lab, defence: Defence, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, deceived) of a stream, each (N,), from the cache if they are there."""
+    """Returns (labels, deceived) of a stream, each (N,). They are cached."""
     digest = cache.digest(split.images, split.labels)
     key = lab.key(defence, lab.network(CLASSIFIER), stream=digest)
 
@@ -73,13 +78,16 @@ def _answers(lab: Lab, defence: Defence, split: Split) -> tuple[np.ndarray, np.n
 
 
 def duplicates(split: Split, repeats: int) -> Split:
-    """Each image so many times, one after another: a client that reloads."""
+    """Repeats each image `repeats` times in a row, like a client that reloads."""
     return Split(np.repeat(split.images, repeats, axis=0), np.repeat(split.labels, repeats))
 
 
 def video(split: Split, frames: int, *, seed: int) -> Split:
-    """Each image as so many frames of a film: from one to the next it moves by up to a pixel in
-    both directions, its edge repeated, and its brightness changes by up to a hundredth."""
+    """Turns each image into a video of `frames` frames.
+
+    From frame to frame the image moves by up to a pixel in both directions, with its edge repeated,
+    and its brightness changes by up to 0.01.
+    """
     rng = np.random.default_rng(seed)
     count, height, width, _ = split.images.shape
     reach = frames * MAX_SHIFT

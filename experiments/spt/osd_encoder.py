@@ -1,5 +1,5 @@
-"""The encoder of OSD (`spt_jax`): an image's transformed versions are near to each other, other
-images are far."""
+"""Trains OSD's encoder (`spt_jax`): it maps an image and its transformed versions close together,
+and different images far apart."""
 
 import functools
 import math
@@ -20,26 +20,26 @@ from experiments.datasets import Dataset
 from experiments.runtime import cache, checkpoints, progress
 from experiments.victims.blocks import max_pool
 
-# Raise it when a change of this file makes encoders trained before it another thing.
+# Raise it when a change of this file changes the trained encoders.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Everything that determines a trained encoder beside the data set and the seed."""
+    """All settings that determine a trained encoder, except the data set and the seed."""
 
     dimensions: int = 256  # D; Chen, Carlini and Wagner (2020), section 4.2
     margin: float = math.sqrt(10)  # between different images; section 4.2
-    channels: tuple[int, ...] = (32, 64)  # a block of convolution, ReLU, 2x2 pooling each
+    channels: tuple[int, ...] = (32, 64)  # one block of convolution, ReLU, 2x2 pooling for each
     epochs: int = 2
     batch_size: int = 128
-    learning_rate: float = 1e-3  # Adam's, falling to zero along a cosine
+    learning_rate: float = 1e-3  # Adam's initial rate; it falls to zero along a cosine
 
     def __post_init__(self) -> None:
         for name in ("dimensions", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if self.batch_size < 2:  # the other image is a batch-mate
+        if self.batch_size < 2:  # the other image comes from the batch
             raise ValueError(f"expected batch_size of at least 2, got {self.batch_size}")
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"expected channels of at least one block, got {self.channels}")
@@ -51,9 +51,11 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """images (B, H, W, C) in [0, 1] -> encodings (B, D). Each block halves the resolution. Pixels
-    enter as patches of 2x2, which trains three times faster than convolutions of every pixel; an
-    odd last row or column is left out."""
+    """images (B, H, W, C) in [0, 1] -> encodings (B, D).
+
+    Each block halves the resolution. The input is split into patches of 2x2 pixels, which trains
+    three times faster than convolutions of every pixel. An odd last row or column is left out.
+    """
 
     channels: tuple[int, ...]
     dimensions: int
@@ -70,7 +72,7 @@ class Encoder(nn.Module):
         return nn.Dense(self.dimensions)(x.reshape(x.shape[0], math.prod(x.shape[1:])))
 
 
-@functools.cache  # one object for one network, so that jit recognises its method
+@functools.cache  # jit recognises a method only if its object is the same
 def _network(channels: tuple[int, ...], dimensions: int) -> Encoder:
     return Encoder(channels, dimensions)
 
@@ -78,10 +80,10 @@ def _network(channels: tuple[int, ...], dimensions: int) -> Encoder:
 def get(
     dataset: Dataset, config: EncoderConfig | None = None, *, seed: int, cache_dir: Path
 ) -> Partial:
-    """The encoder trained on the data set's training images, or the one in the cache.
+    """Trains the encoder on the data set's training images, or reads it from the cache.
 
     Returns:
-      images (B, H, W, C) float32 in [0, 1] -> encodings (B, D) float32, the weights bound to it.
+      images (B, H, W, C) float32 in [0, 1] -> encodings (B, D) float32, with the weights bound.
     """
     config = config or EncoderConfig()
     key = cache.key(encoder=config, data=dataset.digest, seed=seed, version=VERSION)
@@ -99,8 +101,10 @@ def get(
 def train_encoder(
     key: jax.Array, images: np.ndarray, config: EncoderConfig, *, title: str = ""
 ) -> Partial:
-    """Contrastive training (section 4.2): for each image x, a transformed version x' and another
-    image y, ||f(x) - f(x')||^2 + max(0, margin^2 - ||f(x) - f(y)||^2) is made small.
+    """Trains the encoder with a contrastive loss (section 4.2).
+
+    For each image x, a transformed version x' and another image y, training minimises
+    ||f(x) - f(x')||^2 + max(0, margin^2 - ||f(x) - f(y)||^2).
 
     Args:
       key: typed key; it determines the encoder.
@@ -149,8 +153,8 @@ def train_encoder(
 def contrastive_loss(
     encode: Callable[[jax.Array], Any], pairs: jax.Array, margin: float
 ) -> jax.Array:
-    """(): the mean over B images; `pairs` (2B, H, W, C) are the images, then a version of each.
-    The other image is the next one."""
+    """Returns (): the mean loss of B images. `pairs` (2B, H, W, C) are the images, then a
+    transformed version of each. Each image's other image is its neighbour in the batch."""
     originals, versions = jnp.split(encode(pairs), 2)
     near = jnp.sum((originals - versions) ** 2, axis=-1)
     far = jnp.sum((originals - jnp.roll(originals, 1, axis=0)) ** 2, axis=-1)
@@ -158,11 +162,11 @@ def contrastive_loss(
 
 
 def transform(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Each image (B, H, W, C), moved and recoloured a little, at random, in [0, 1].
+    """Moves and recolours each image (B, H, W, C) slightly, at random; the result is in [0, 1].
 
-    The paper's transformations (section 4.2), all at once: shifts of up to a tenth of the image,
-    turns of up to 10 degrees, a contrast of 0.8 to 1.2, a brightness of +-0.1, every value scaled
-    by 0.9 to 1.1, Gaussian noise of up to 0.05.
+    It applies all of the paper's transformations (section 4.2): shifts of up to a tenth of the
+    image, rotations of up to 10 degrees, contrast of 0.8 to 1.2, brightness of +-0.1, every value
+    scaled by 0.9 to 1.1, Gaussian noise of up to 0.05.
     """
     return jax.vmap(_transform)(jax.random.split(key, len(images)), images)
 

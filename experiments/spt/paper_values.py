@@ -1,4 +1,4 @@
-"""What the SPT paper prints, so that ours can stand beside it."""
+"""The values that the SPT paper prints, for comparison with ours."""
 
 from experiments.spt.defences import Training
 
@@ -20,7 +20,7 @@ UNTARGETED_ACCURACY = {
     "GoogLeNet": (0.8081, 0.8953, 0.6587, 0.7194, 0.0903, 0.7250),
     "C4_WO_BN": (0.7885, 0.6165, 0.7879, 0.6312, 0.8021, 0.0476),
 }
-TARGETED_SUCCESS = {  # "0.0.0992" is printed where .0992 is meant
+TARGETED_SUCCESS = {  # the paper prints "0.0.0992" for .0992
     "VGG": (0.2835, 0.1268, 0.1830, 0.1822, 0.1307, 0.3375),
     "LeNet": (0.1012, 0.9198, 0.0992, 0.1134, 0.1005, 0.2069),
     "ResNet": (0.1515, 0.1199, 0.5967, 0.2010, 0.1955, 0.3620),
@@ -46,8 +46,8 @@ TARGETED_TRANSFER = {
 }
 DECOYS = ("C4", "LeNet")  # in the order of tables IV to VI
 
-# Tables V and VI: decoy -> training -> (CS, OS, DR). V's CS of T- with C4 is a misprint (.1987
-# would give its DR), as is VI's DR of JSMA with LeNet-Ts (.476 by eq. 3).
+# Tables V and VI: decoy -> training -> (CS, OS, DR). Two values are misprints: V's CS of T- with C4
+# (.1987 would give its DR), and VI's DR of JSMA with LeNet-Ts (.476 by eq. 3).
 UNTARGETED_BUFFER = {
     "C4": {"Ts": (0.3713, 0.4543, 0.1827), "T-": (0.190, 0.4752, 0.5818),
            "Td": (0.2017, 0.5029, 0.5989)},
@@ -77,7 +77,7 @@ HYPERPARAMETERS: dict[tuple[int, int, float], tuple[float, dict[str, Printed]]] 
                                "Td": (0.8643, 0.1953, 3.4255)}),
 }  # fmt: skip
 
-# Table VIII: (defence, filter) -> what its columns say; None where it says nothing.
+# Table VIII: (defence, filter) -> column -> value. Columns without a value are left out.
 COMPARISON = {
     ("ORI", "none"): {"accuracy": 0.9376, "attack_rate": 0.7064, "accuracy_attacked": 0.2234},
     ("ORI", "median"): {"accuracy": 0.8162, "accuracy_attacked": 0.7190},

@@ -1,4 +1,4 @@
-"""One attack, watched from query to query: for the figures."""
+"""Records one attack query by query, and draws it."""
 
 from pathlib import Path
 
@@ -12,19 +12,23 @@ from experiments.spt.defences import Defence
 from experiments.spt.lab import CLASSIFIER, Lab, metric
 from experiments.victims import predict
 
-IMAGES = 50  # as many as a figure shows, and their path is held in memory
+IMAGES = 50  # images in a figure; all their queries are held in memory
 
 
 def draw(
     lab: Lab, spec: Spec, defence: Defence, folder: Path, name: str, title: str
 ) -> dict[str, Path]:
-    """Curves of CS and OS, who answered, and the PSNR against the threshold: caption -> PNG."""
+    """Draws curves of CS and OS, who answered each query, and the PSNR with the threshold.
+
+    Returns:
+      caption -> PNG.
+    """
     split, original = lab.split, lab.network(CLASSIFIER)
     images, labels = split.images[:IMAGES], split.labels[:IMAGES]
     path: list[np.ndarray] = []
     seen = drive(spec, lab.system(defence), images, labels, on_query=path.append)
     os_labels = np.stack([predict(original, sent) for sent in path])
-    # (Images that are done early go on as they are, and so do their answers.)
+    # Images that finish early, and their answers, no longer change.
     told, deceived = seen["told_all"][: len(path)], seen["deceived"][: len(path)]
     wanted = labels if spec.target is None else spec.target
     length = dict(defence.options).get("length", lab.config.length)

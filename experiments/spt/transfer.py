@@ -1,4 +1,4 @@
-"""Table II: which network is easily attacked, and whose attacks fool which other."""
+"""Table II: how easily each network is attacked, and how its attacks transfer to the others."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an attack does to a system, query by query: an oracle that keeps a record."""
+"""An oracle that records every query of an attack on a system, and who answered it."""
 
 from typing import Any, NamedTuple
 
@@ -9,19 +9,19 @@ import spt_jax
 
 
 class Record(NamedTuple):
-    """An oracle's state: the system's own, and what was asked of it."""
+    """The oracle's state: the system's own state, and the answers so far."""
 
-    system: Any  # the state of what is watched
+    system: Any  # the state of the recorded system
     asked: jax.Array  # () int32: queries of each image so far
-    told: jax.Array  # (Q, B) int32: the labels that the attacker was told, by query
-    deceived: jax.Array  # (Q, B) bool: who answered
+    told: jax.Array  # (Q, B) int32: the labels that the attacker received, by query
+    deceived: jax.Array  # (Q, B) bool: whether the decoy answered
 
 
 class Watch(NamedTuple):
-    """An oracle of `attacks_jax` over a system; equal to its like, so that attacks on systems of
-    one kind compile once."""
+    """An oracle of `attacks_jax` over a system. Instances with equal `turns` are equal, so that
+    attacks on systems of one kind compile once."""
 
-    turns: int  # consecutive images of the batch that are one client's
+    turns: int  # consecutive images of the batch that belong to one client
 
     def __call__(self, system: spt_jax.System, record: Record, images: jax.Array):
         if self.turns == 1:
@@ -31,7 +31,7 @@ class Watch(NamedTuple):
             streams = images.reshape(batch // self.turns, self.turns, *shape)
             state, answers = system.query_streams(record.system, streams)
             answers = jax.tree.map(lambda leaf: leaf.reshape(batch, *leaf.shape[2:]), answers)
-        row = record.asked  # what is beyond the last row is not written
+        row = record.asked  # rows beyond the last are dropped
         seen = Record(
             system=state,
             asked=record.asked + 1,
@@ -44,7 +44,7 @@ class Watch(NamedTuple):
 def start(
     system: spt_jax.System, batch: int, image_shape: tuple, *, queries: int, turns: int = 1
 ) -> Record:
-    """A record of nothing, with room for so many queries of each of `batch` images."""
+    """Returns an empty record with room for `queries` queries of each of `batch` images."""
     key = jax.random.key(0) if system.response == "random" else None
     return Record(
         system=system.init_clients(batch // turns, image_shape, key),

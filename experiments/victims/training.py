@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 
 from experiments.datasets import DataError, Dataset, Split
 from experiments.runtime import cache, checkpoints, progress
+from experiments.runtime.batching import map_images
 from experiments.victims.adversarial import perturb
 from experiments.victims.cnn import CNN, VictimConfig
 from experiments.victims.networks import Classifier, NetworkConfig
@@ -64,10 +65,7 @@ def predict(victim: Victim, images: np.ndarray) -> np.ndarray:
 
 def batched(function: Partial, images: np.ndarray) -> np.ndarray:
     """What any function of images (B, ...) gives for all of them (N, ...), a batch at a time."""
-    batches = range(0, len(images), EVALUATION_BATCH)
-    return np.concatenate(
-        [np.asarray(_call(function, images[i : i + EVALUATION_BATCH])) for i in batches]
-    )
+    return map_images(lambda batch: np.asarray(_call(function, batch)), images, EVALUATION_BATCH)
 
 
 _call = jax.jit(lambda function, images: function(images))

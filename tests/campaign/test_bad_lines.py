@@ -19,7 +19,7 @@ import pytest
 
 import cmag_jax._training
 from experiments.victims import recipe, training
-from tests.experiments.test_report import ROW
+from tests.experiments.report.test_program import ROW
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

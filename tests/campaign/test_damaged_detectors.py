@@ -18,7 +18,7 @@ import pytest
 from experiments.datasets import DataError
 from experiments.pipeline import detector_io
 from experiments.pipeline.detector_io import Detector
-from tests.experiments import detectors
+from tests.experiments.pipeline import saved_detector
 
 pytestmark = pytest.mark.slow
 FLIPS = 6  # of a bit, in each file
@@ -80,8 +80,8 @@ def damages(folder: Path, other: Path) -> Iterator[tuple[str, Callable[[], objec
 
 
 def test_no_damage_is_loaded_as_another_detector(tmp_path, capsys):
-    folder = detectors.save(tmp_path / "run")
-    other = detectors.save(tmp_path / "other", seed=1)
+    folder = saved_detector.save(tmp_path / "run")
+    other = saved_detector.save(tmp_path / "other", seed=1)
     whole = tmp_path / "whole"
     shutil.copytree(folder, whole)
     saved = detector_io.load(tmp_path / "run")

@@ -1,7 +1,8 @@
-"""The programs we measure ourselves against (extra `peers`), given the same weights.
+"""The reference implementations of attacks (extra `peers`), run on the same weights.
 
-Each peer has a file with `make(case, model, images, goals)`: the case's attack as a function
-without arguments to adversarial images (a torch tensor, NCHW), or None where the peer lacks it.
+Each has a file with `make(case, model, images, goals)`. It returns the case's attack as a function
+without arguments that returns adversarial images (a torch tensor, NCHW), or None if the
+implementation lacks the attack.
 """
 
 import importlib
@@ -20,7 +21,7 @@ from experiments.benchmark.peers.torch_port import from_torch as from_torch
 from experiments.benchmark.peers.torch_port import to_torch as to_torch
 from experiments.benchmark.peers.torch_port import torch_twin as torch_twin
 
-# Peer -> (the package it is imported as, our file about it).
+# Reference implementation -> (its package, our file for it).
 PEERS = {
     "Foolbox": ("foolbox", "foolbox_attacks"),
     "ART": ("art", "art_attacks"),
@@ -30,11 +31,11 @@ PEERS = {
 
 class Outcome(NamedTuple):
     images: np.ndarray  # (B, H, W, C)
-    success: np.ndarray  # (B,) bool, asked of the torch model on the returned images
+    success: np.ndarray  # (B,) bool, by the torch model on the returned images
 
 
 def installed() -> list[str]:
-    """The peers that can be imported; says in words which can't."""
+    """Returns the reference implementations that are installed; prints which are not."""
     if importlib.util.find_spec("torch") is None:
         print("torch is not installed: measuring without peers")
         return []
@@ -50,17 +51,19 @@ def installed() -> list[str]:
 def make(
     name: str, case: Case, model: Any, images: np.ndarray, goals: np.ndarray
 ) -> Callable[[], Outcome] | None:
-    """A peer's attack on images (B, H, W, C), of which it may get only the first `case.few`.
+    """Returns a reference implementation's attack on images (B, H, W, C).
+
+    It may get only the first `case.few` images.
 
     Args:
       name: a key of PEERS that is installed.
       case: the attack and its options.
-      model: what `torch_twin` gave, on `device()`.
+      model: the result of `torch_twin`, on `device()`.
       images: within [0, 1].
       goals: (B,) the true classes, or the targets of a targeted case.
 
     Returns:
-      A function that attacks anew at each call; None where the peer lacks the attack.
+      A function that runs the attack at each call; None if the implementation lacks the attack.
     """
     import torch
 
@@ -75,7 +78,7 @@ def make(
 
 
 def seed(value: int) -> None:
-    """Makes the peers' randomness repeatable, most of which comes from global states."""
+    """Makes the reference implementations repeatable: most draw from global random states."""
     import torch
 
     torch.manual_seed(value)
@@ -94,8 +97,11 @@ def _judged(attack: Callable[[], Any], model: Any, goals: Any, targeted: bool) -
 
 
 def rounds_of_hop_skip_jump(queries: int) -> int:
-    """The rounds of HopSkipJump that come nearest: 50 queries to begin, then about 100 sqrt(round)
-    for the gradient and 25 for the searches. What is really spent is counted and reported."""
+    """Returns the rounds of HopSkipJump that cost about `queries` queries.
+
+    It takes 50 queries at the start. Each round takes about 100 sqrt(round) for the gradient and 25
+    for the searches. The real number is counted and reported.
+    """
     rounds, spent, cost = 0, 50.0, 125.0
     while spent + cost / 2 <= queries:
         rounds, spent = rounds + 1, spent + cost

@@ -1,4 +1,4 @@
-"""The Adversarial Robustness Toolbox's attacks at a case's options."""
+"""The Adversarial Robustness Toolbox's attacks with a case's options."""
 
 import warnings
 from collections.abc import Callable
@@ -18,7 +18,7 @@ NORMS = {"linf": np.inf, "l2": 2}
 
 class Patch(evasion.AdversarialPatchNumpy):
     def reset_patch(self, initial_patch_value: Any) -> None:
-        # ART 1.20.1 takes a float alone, and itself gives it a numpy.float32.
+        # ART 1.20.1 accepts only a float, but passes it a numpy.float32.
         super().reset_patch(float(initial_patch_value))
 
 
@@ -50,7 +50,7 @@ def _attack(case: Case, classifier: Any, batch: int) -> Any:
         "binary_search_steps": o.get("binary_search_steps"),
         "initial_const": o.get("initial_const"),
     } | aimed
-    # Carlini and Wagner's attacks here search along a line, about six queries in an iteration.
+    # ART's Carlini and Wagner attacks use a line search: about six queries per iteration.
     line_search = {"max_iter": max(o.get("num_steps", 1) // 6, 1)}
     match case.attack:
         case "fgsm":
@@ -93,7 +93,7 @@ def _attack(case: Case, classifier: Any, batch: int) -> Any:
             return evasion.SaliencyMapMethod(
                 classifier, theta=o["theta"], gamma=o["gamma"], **quiet
             )
-        case "patch":  # its patch has the image's size and is scaled to the one asked for
+        case "patch":  # ART's patch has the image's size and is scaled to the wanted one
             scale = o["size"] / min(classifier.input_shape[1:])
             return Patch(
                 classifier, rotation_max=o["rotation"], scale_min=scale, scale_max=scale,
@@ -103,7 +103,7 @@ def _attack(case: Case, classifier: Any, batch: int) -> Any:
             return evasion.PixelAttack(
                 classifier, th=o["pixels"], es=1, max_iter=o["generations"], targeted=case.targeted
             )
-        case "square":  # it asks about three times in an iteration
+        case "square":  # about three queries per iteration
             return evasion.SquareAttack(
                 classifier,
                 **ball,
@@ -111,7 +111,7 @@ def _attack(case: Case, classifier: Any, batch: int) -> Any:
                 p_init=o["p_init"],
                 **quiet,
             )
-        case "boundary":  # 20 proposals on the sphere and up to 20 steps inwards in each round
+        case "boundary":  # each round: 20 proposals on the sphere, up to 20 steps inwards
             return evasion.BoundaryAttack(
                 classifier, max_iter=o["num_steps"] // 40, min_epsilon=0, **aimed
             )
@@ -123,7 +123,7 @@ def _attack(case: Case, classifier: Any, batch: int) -> Any:
 
 def _run(attack: Any, images: np.ndarray, goals: np.ndarray) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PIL, numpy and itself, about what is no matter here
+        warnings.simplefilter("ignore")  # irrelevant warnings of PIL, numpy and ART
         if isinstance(attack, Patch):
             attack.generate(images, goals, reset_patch=True)
             found = attack.apply_patch(images, attack.scale_min)

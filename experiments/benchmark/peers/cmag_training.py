@@ -1,5 +1,7 @@
-"""The training of CMAG's modules, and of MagNet's autoencoder I, in torch: the same networks from
-the same weights, the same loss, batches and Adam, to be timed beside `cmag_jax._training`."""
+"""Trains CMAG's modules and MagNet's autoencoder I in torch, to time `cmag_jax._training` against.
+
+Networks, initial weights, loss, batches and Adam are the same.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,23 +15,23 @@ from cmag_jax.cmag import CMAGConfig
 from cmag_jax.ssim import C1, C2
 from experiments.benchmark.peers.torch_port import _fill, device, to_torch
 
-CHUNK = 1000  # images that networks at rest look at at a time: no result depends on it
+CHUNK = 1000  # images per batch of the fixed networks; does not change results
 
 
 class Task(NamedTuple):
-    """What is to be learnt."""
+    """A network with its training data and loss."""
 
     network: nn.Module
-    data: tuple[Tensor, ...]  # each (N, ...): a batch has the same rows of each
-    draw: Callable[[tuple[Tensor, ...]], Any]  # a batch -> what is random about its loss
-    loss: Callable[[tuple[Tensor, ...], Any], Tensor]  # (batch, what was drawn) -> ()
+    data: tuple[Tensor, ...]  # each (N, ...); a batch has the same rows of each
+    draw: Callable[[tuple[Tensor, ...]], Any]  # a batch -> the random draws of its loss
+    loss: Callable[[tuple[Tensor, ...], Any], Tensor]  # (batch, random draws) -> ()
 
 
 def epochs(task: Task, config: Any, total: int) -> Callable[[], float]:
-    """A function that trains one more of `total` epochs and gives its mean loss.
+    """Returns a function that trains the next of `total` epochs and returns its mean loss.
 
     Args:
-      config: the detector's: batch size and learning rate.
+      config: the detector's configuration, with its batch size and learning rate.
     """
     count = len(task.data[0])
     batch_size = min(config.batch_size, count)
@@ -58,13 +60,13 @@ def epochs(task: Task, config: Any, total: int) -> Callable[[], float]:
 
 
 def task(module: str, params: Any, images: np.ndarray, victim: nn.Sequential) -> Task:
-    """A module's training from its untrained weights.
+    """Returns the training task of a module, from its untrained weights.
 
     Args:
       module: "fmr", "lr" or "gr" of CMAG, "I" of MagNet.
-      params: what the detector's `init` gave.
+      params: the result of the detector's `init`.
       images: (N, H, W, C) float32 in [0, 1].
-      victim: the layers of what `torch_twin` gave.
+      victim: the layers of `torch_twin`'s result.
     """
     here, x = device(), to_torch(images).to(device())
     if module == "I":
@@ -115,7 +117,7 @@ def _lr_task(config: CMAGConfig, network, x, logits) -> Task:
 
 def _gr_task(config: CMAGConfig, network, lr, x, of_fmr, logits) -> Task:
     def draw(batch):
-        """(B,) another class than the predicted one, as `cmag._another_class` has it."""
+        """Returns (B,): a class other than the predicted one, drawn as in `cmag._another_class`."""
         if not config.contrast:
             return None
         classes = batch[2].shape[1]
@@ -157,7 +159,7 @@ def _autoencoder(params: Any, x: Tensor) -> Task:
             if pools and i == 0:
                 seen = F.avg_pool2d(seen, 2)
             if pools and i == 2:
-                seen = F.interpolate(seen, scale_factor=2)  # each pixel four times
+                seen = F.interpolate(seen, scale_factor=2)  # repeats each pixel four times
         return F.mse_loss(seen, images) + config.regularisation * activity
 
     return Task(network, (x,), draw, loss)
@@ -209,7 +211,7 @@ def _fmr(weights: Any, shape: tuple[int, int, int]) -> nn.Module:
     for i in range(3):
         layers += [_layer(weights, f"Conv_{i}"), nn.ReLU()]
     pixels = weights["Conv_3"]["bias"].shape[0] // channels  # block x block
-    # A block of pixels has its channels last in ours, first in torch's.
+    # A block of pixels has its channels last in JAX, first in torch.
     order = np.arange(pixels * channels).reshape(pixels, channels).T.ravel()
     shuffle = nn.PixelShuffle(round(pixels**0.5))
     return nn.Sequential(*layers, _layer(weights, "Conv_3", out=order), shuffle, nn.Sigmoid())
@@ -235,7 +237,7 @@ def _dense_image(weights: Any, shape: tuple[int, int, int], into: Any) -> list[n
 
 
 def _layer(weights: Any, name: str, *, into: Any = slice(None), out: Any = slice(None)) -> Any:
-    """A convolution or a dense layer from Flax's weights, its channels in another order."""
+    """Returns a convolution or dense layer with Flax's weights and reordered channels."""
     kernel = np.asarray(weights[name]["kernel"])[..., into, :][..., out]
     bias = np.asarray(weights[name]["bias"])[out]
     if kernel.ndim == 2:
@@ -248,11 +250,11 @@ def _layer(weights: Any, name: str, *, into: Any = slice(None), out: Any = slice
 
 
 def _channels_first(shape: tuple[int, int, int]) -> np.ndarray:
-    """Where in a flat image (H, W, C) the pixels of a flat image (C, H, W) are."""
+    """Returns the indices into a flat image (H, W, C) that give a flat image (C, H, W)."""
     return np.arange(np.prod(shape)).reshape(shape).transpose(2, 0, 1).ravel()
 
 
 @torch.no_grad()
 def _each(network: nn.Module, x: Tensor) -> Tensor:
-    """What a network makes of all images, a batch at a time."""
+    """Returns the network's outputs for all images, computed in batches."""
     return torch.cat([network(part) for part in x.split(CHUNK)])

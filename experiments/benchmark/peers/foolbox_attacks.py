@@ -1,4 +1,4 @@
-"""Foolbox's attacks at a case's options."""
+"""Foolbox's attacks with a case's options."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from foolbox import attacks
 from experiments.benchmark import peers
 from experiments.benchmark.cases import Case
 
-# These return a black image where they find nothing.
+# These attacks return a black image if they fail.
 BLACK_WHERE_IT_FAILS = ("carlini_wagner_l2", "ead")
 
 
@@ -32,7 +32,7 @@ def _attack(case: Case) -> Any:
     steps = {"steps": o.get("num_steps"), "random_start": o.get("random_start", True)}
     steps["rel_stepsize"] = o.get("step_size", eps) / eps
     match case.attack:
-        case "fgsm":  # its own FGSM takes no targets; one step of its PGD is FGSM
+        case "fgsm":  # Foolbox's FGSM takes no targets; one step of its PGD is FGSM
             return attacks.LinfPGD(rel_stepsize=1.0, steps=1, random_start=False)
         case "bim":
             return attacks.LinfBasicIterativeAttack(**steps | {"random_start": False})
@@ -55,7 +55,7 @@ def _attack(case: Case) -> Any:
                 initial_const=o["initial_const"], binary_search_steps=o["binary_search_steps"],
                 regularization=o["beta"], abort_early=False, decision_rule=o["decision_rule"],
             )  # fmt: skip
-        case "boundary":  # a tenth of its steps ask twice
+        case "boundary":  # a tenth of its steps make two queries
             return attacks.BoundaryAttack(steps=int(o["num_steps"] / 1.1))
         case "hop_skip_jump":
             return attacks.HopSkipJumpAttack(steps=peers.rounds_of_hop_skip_jump(o["num_steps"]))
@@ -67,5 +67,5 @@ def _run(case: Case, attack: Any, model: Any, images: Any, criterion: Any) -> An
     if case.attack in BLACK_WHERE_IT_FAILS:
         black = found.flatten(1).amax(1) == 0
         found = torch.where(black[:, None, None, None], images, found)
-    # Its projection may leave the ball or the bounds by rounding.
+    # By rounding, Foolbox's projection may leave the ball or the bounds.
     return found.clamp(0, 1)

@@ -1,4 +1,4 @@
-"""A victim in torch, with the same weights, and arrays from one world to the other."""
+"""Ports a victim to torch with the same weights, and converts arrays between JAX and torch."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,14 +11,14 @@ from experiments.victims import CNN
 
 
 def torch_twin(network: CNN, params: Any, *, share_ties: bool = False) -> Any:
-    """The victim as a `torch.nn.Module`: (B, C, H, W) -> logits (B, K), same weights.
+    """Returns the victim as a `torch.nn.Module` with the same weights: (B, C, H, W) -> (B, K).
 
     Args:
       network: the victim's network.
       params: its Flax variables.
-      share_ties: pool as JAX differentiates it, the gradient shared among equal values. Torch's own
-        pooling, which is faster, gives it all to the first: both are right, and images with flat
-        backgrounds are full of ties.
+      share_ties: pool with JAX's gradient, which is shared among equal values. Torch's own pooling
+        is faster and gives the whole gradient to the first. Both are correct, and images with flat
+        backgrounds have many ties.
     """
     import torch
     from torch import nn
@@ -39,13 +39,13 @@ def torch_twin(network: CNN, params: Any, *, share_ties: bool = False) -> Any:
             variance = x.var((1, 2, 3), keepdim=True, unbiased=False)
             return (x - mean) / torch.sqrt(variance + 1e-3)
 
-    class Twin(nn.Module):  # ART takes an nn.Sequential to pieces, past whoever counts its calls
+    class Twin(nn.Module):  # ART splits an nn.Sequential, which bypasses call counters
         def __init__(self, layers):
             super().__init__()
             self.layers = nn.Sequential(*layers)
 
         def forward(self, x):
-            return self.layers(x.float())  # ART sends doubles
+            return self.layers(x.float())  # ART passes doubles
 
     weights = params["params"]
     modules: list[Any] = []
@@ -63,7 +63,7 @@ def torch_twin(network: CNN, params: Any, *, share_ties: bool = False) -> Any:
         dense = nn.Linear(*kernel.shape)
         _fill(dense, kernel.T, weights[name]["bias"])
         modules += [dense, nn.ReLU()]
-    modules.pop()  # logits are not rectified
+    modules.pop()  # logits have no ReLU
     head = [Standardise()] if network.standardise else []
     return Twin([*head, *modules]).eval()
 
@@ -76,20 +76,20 @@ def _fill(layer: Any, weight: np.ndarray, bias: Any) -> None:
 
 
 def to_torch(images: np.ndarray) -> Any:
-    """(B, H, W, C) -> a torch tensor (B, C, H, W)."""
+    """Converts (B, H, W, C) to a torch tensor (B, C, H, W)."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2)))
 
 
 def from_torch(images: Any) -> np.ndarray:
-    """(B, C, H, W) -> (B, H, W, C)."""
+    """Converts a torch tensor (B, C, H, W) to (B, H, W, C)."""
     return images.detach().cpu().numpy().transpose(0, 2, 3, 1)
 
 
 def device() -> str:
-    """Where torch computes: beside JAX, so that both have the same machine, and as exactly: torch
-    rounds convolutions to TF32 by default, which `experiments.runtime` forbids JAX."""
+    """Returns torch's device, the same as JAX's, and sets the same precision: by default torch
+    rounds convolutions to TF32, which `experiments.runtime` forbids for JAX."""
     import torch
 
     torch.backends.cudnn.allow_tf32 = False
@@ -99,7 +99,7 @@ def device() -> str:
 
 @contextlib.contextmanager
 def counting(model: Any) -> Iterator[Callable[[], int]]:
-    """Counts the images that pass through a torch model; gives a function to the count so far."""
+    """Counts the images that pass through a torch model; yields a function that returns it."""
     passed = 0
 
     def count(_module: Any, inputs: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""torchattacks' attacks at a case's options."""
+"""torchattacks' attacks with a case's options."""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +38,7 @@ def _attack(case: Case, model: Any) -> Any:
         case "apgd":
             loss = "dlr" if "loss" in o else "ce"
             return torchattacks.APGD(model, norm, steps=o["num_steps"], loss=loss, **eps)
-        case "carlini_wagner_l2" if o["binary_search_steps"] == 1:  # it has no search over c
+        case "carlini_wagner_l2" if o["binary_search_steps"] == 1:  # torchattacks does not search c
             return torchattacks.CW(
                 model, c=o["initial_const"], steps=o["num_steps"], lr=o["step_size"]
             )
@@ -60,7 +60,7 @@ def _attack(case: Case, model: Any) -> Any:
         case "square":
             queries = {"n_queries": o["num_steps"], "p_init": o["p_init"]}
             return torchattacks.Square(model, norm, **queries, **eps)
-        case "auto_attack":  # put together from the members that ours has, with their steps
+        case "auto_attack":  # built from the same members as ours, with their steps
             return torchattacks.MultiAttack([
                 torchattacks.APGD(model, norm, steps=o["num_steps"], loss="ce", **eps),
                 torchattacks.APGDT(model, norm, steps=o["num_steps"], **eps),

@@ -17,7 +17,7 @@ from experiments.cmag import config as cmag_config
 from experiments.datasets import DataError
 from experiments.runtime import cache, cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def ended(error: BaseException) -> str:

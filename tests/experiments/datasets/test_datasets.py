@@ -18,9 +18,9 @@ import pytest
 
 from experiments import datasets
 from experiments.datasets import DataError, archives
-from tests.experiments import archives as made
+from tests.experiments.datasets import archives as made
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(name="load")

@@ -131,7 +131,7 @@ def test_a_race_that_is_over_is_kept_whatever_becomes_of_the_next(run, tmp_path,
 
 
 def test_detectors_want_a_data_set_of_theirs():
-    with pytest.raises(SystemExit, match="mnist"):
+    with pytest.raises(ValueError, match="mnist"):
         benchmark.main(benchmark.Config("detectors", "cifar10"))
 
 

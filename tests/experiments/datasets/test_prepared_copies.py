@@ -17,9 +17,9 @@ import pytest
 
 from experiments import datasets
 from experiments.datasets import DataError, mnist
-from tests.experiments import archives as made
+from tests.experiments.datasets import archives as made
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LABELS = "t10k-labels-idx1-ubyte.gz"
 
 

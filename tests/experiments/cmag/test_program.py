@@ -205,7 +205,8 @@ def test_a_detector_saved_on_one_device_loads_on_another(tmp_path):
     from experiments.runtime import checkpoints
 
     code = (
-        "import jax, sys; from pathlib import Path; from experiments import checkpoints;"
+        "import jax, sys; from pathlib import Path;"
+        "from experiments.runtime import checkpoints;"
         "tree = {'w': jax.device_put(jax.numpy.arange(3.0), jax.devices()[3])};"
         "checkpoints.save(Path(sys.argv[1]), tree)"
     )

@@ -129,7 +129,7 @@ def test_a_picture_of_no_runs_is_refused(tmp_path):
         ((tmp_path / "gone",), "does not exist"),
         ((tmp_path,), "none with distortion curves"),
     ):
-        with pytest.raises(SystemExit, match=told):
+        with pytest.raises((SystemExit, datasets.DataError), match=told):
             figures.main(runs, tmp_path / "picture.png")
 
 

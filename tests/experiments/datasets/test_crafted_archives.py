@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments import datasets
 from experiments.datasets import DataError, cifar10, gtsrb
-from tests.experiments import archives as made
+from tests.experiments.datasets import archives as made
 
 TRAIN = "train-images-idx3-ubyte.gz"
 BATCH = "cifar-10-batches-bin/data_batch_2.bin"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments import datasets
 from experiments.datasets import DataError, folders
-from tests.experiments import archives as made
+from tests.experiments.datasets import archives as made
 
 
 @pytest.fixture(name="home")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"  # the real ones, where they are at hand
+SHARED = Path(__file__).parents[4] / "shared" / "data"  # the real ones, where they are at hand
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

@@ -11,13 +11,13 @@ import pytest
 
 from experiments.datasets import DataError
 from experiments.pipeline import detector_io
-from tests.experiments import detectors
+from tests.experiments.pipeline import saved_detector
 
 
 @pytest.fixture(scope="module", name="saved")
 def _saved(tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
-    detectors.save(run)
+    saved_detector.save(run)
     return run
 
 
@@ -40,8 +40,8 @@ def craft(run: Path, name: str, change) -> None:
 
 def test_what_was_saved_is_loaded(saved):
     victim, params, thresholds = detector_io.load(saved)
-    system = detectors.tiny()
-    assert thresholds == detectors.THRESHOLDS
+    system = saved_detector.tiny()
+    assert thresholds == saved_detector.THRESHOLDS
     for loaded, made in ((params, system.params), (victim.args[0], system.victim.params)):
         assert jax.tree.structure(loaded) == jax.tree.structure(made)
         for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(made), strict=True):
@@ -128,7 +128,7 @@ def test_another_threshold_than_was_saved_is_refused(run):
 
 def test_weights_of_another_detector_are_refused(run, tmp_path):
     """Whole in themselves, and of the same networks."""
-    other = detectors.save(tmp_path / "other", seed=1)
+    other = saved_detector.save(tmp_path / "other", seed=1)
     weights = run / "detectors" / "CMAG+" / "weights"
     shutil.rmtree(weights)
     shutil.copytree(other / "weights", weights)

@@ -1,14 +1,14 @@
-"""Attackers who know: how far each detector of tables 3-7 holds against whom.
+"""Adaptive attacks: how robust each detector of tables 3-7 is at each level of knowledge.
 
 `python -m experiments.adaptive --dataset=mnist --system=CMAG+`. Zero knowledge: the attacker knows
-the victim only. Limited: he knows how the detector is made and trained, and evades one of his own,
-of another seed. Perfect: he has the detector itself.
+only the victim. Limited knowledge: the attacker knows how the detector is made and trained, and
+evades a surrogate of another seed. Perfect knowledge: the attacker has the detector itself.
 
-He puts its score into his loss (PGD and CW on the guarded oracle, selective and orthogonal PGD).
-Where rounding has no gradient (feature squeezing) he takes BPDA's. None of the five detectors
-draws anything when it is asked (Defense-GAN's starting points are drawn once, by `init`), so EOT
-has nothing to average over.
+The attack's loss includes the detector's score (PGD and CW on the guarded oracle, selective and
+orthogonal PGD). Rounding has no gradient, so for feature squeezing the attack uses BPDA. None of
+the five detectors is random at query time (Defense-GAN's `init` draws its starting points once),
+so EOT has nothing to average over.
 
-SR@5 and SR@1 are the shares of images, all rightly classified before, that end misclassified and
-unflagged by the true detector at 5% and 1% FPR.
+SR@5 and SR@1 are the shares of images, all correctly classified before, that end misclassified and
+unflagged by the deployed detector at 5% and 1% FPR.
 """

@@ -1,9 +1,9 @@
-"""Attackers who know the detectors: `python -m experiments.adaptive --dataset=mnist --system=all`.
+"""Adaptive attacks on detectors: `python -m experiments.adaptive --dataset=mnist --system=all`.
 
 Takes the victim and the detectors of `python -m experiments.cmag` with the same data set and
 preset (or trains them), attacks them with zero, limited and perfect knowledge, and writes a run
-folder: results.json, report.html, figures/. Each attack is kept in the cache once it is made, so
-an interrupted run goes on where it was.
+folder: results.json, report.html, figures/. The cache keeps each finished attack, so an
+interrupted run resumes.
 """
 
 from pathlib import Path
@@ -27,8 +27,10 @@ NOTE = (
 
 
 def main(config: Config, base: cmag_config.Config | None = None) -> Path:
-    """Runs everything and returns the run folder; the victim's and the detectors' configurations
-    are those of the preset unless others are given."""
+    """Runs everything and returns the run folder.
+
+    `base` configures the victim and the detectors; by default it is the preset's.
+    """
     clock = results.Stopwatch()
     folder = config.folder
     cli.prepare_folders(folder, config.cache_dir)

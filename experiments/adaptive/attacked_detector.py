@@ -1,4 +1,4 @@
-"""A detector as it decides, and as an attacker has it."""
+"""A calibrated detector, and its differentiable form that an attack uses."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,46 +15,49 @@ from experiments.pipeline import detectors
 from experiments.pipeline.detectors import FittedDetector, Scores, Thresholds
 from experiments.victims import predict
 
-# An image is to stay unflagged in a batch of another size too, which is rounded otherwise.
+# Rounding differs by batch size; this margin keeps an image unflagged in any batch.
 ROUNDING = 1e-3
-TINY = 1e-6  # the least spread: a score may be the same for most clean images
+TINY = 1e-6  # the smallest spread: most clean images may have the same score
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector that can be calibrated, and the gradients that an attacker has of it."""
+    """A detector, the scores that calibrate it, and the function that an attack differentiates."""
 
     system: FittedDetector
     validation: Scores  # of held-out clean images
-    margin: float  # how far below its thresholds an attacker brings it, in spreads
+    margin: float  # how far below its thresholds an attack pushes it, in spreads
 
     def thresholds(self, fpr: float) -> Thresholds:
         return self.system.module.calibrate(self.validation, fpr=fpr)
 
     def evaded(self, images: np.ndarray, labels: np.ndarray, fpr: float, cache_dir: Path):
-        """Which images (N,) are misclassified and not flagged: what counts in the end."""
+        """Returns which images (N,) are misclassified and not flagged: the final success."""
         scores = detectors.score_all(self.system, images, cache_dir)
         flags = self.system.module.detect(scores, self.thresholds(fpr))
         return (predict(self.system.victim, images) != labels) & ~np.asarray(flags)
 
     def flagged(self, fpr: float) -> Partial:
-        """images (B, H, W, C) -> (B,), above zero exactly where the detector flags: the largest
-        arsinh((score - threshold) / spread), where a spread is what lies between the threshold and
-        the median clean image, and arsinh bends what is a thousand times that down to the size of
-        logits, lest an attacker's loss see nothing else. Differentiable; weights and thresholds
-        are bound to it, so that two rates and two seeds are one compilation."""
+        """Returns images (B, H, W, C) -> (B,), above zero exactly where the detector flags.
+
+        The value is the largest arsinh((score - threshold) / spread). A spread is the distance from
+        the threshold to the median clean image. arsinh shrinks a thousand spreads to the size of
+        logits, so that the score does not dominate the attack's loss. The function is
+        differentiable. Weights and thresholds are bound to it, so that two rates and two seeds
+        share one compilation.
+        """
         limits = self.thresholds(fpr)
         spreads = {
             name: max(limit - float(np.median(self.validation[name])), TINY)
             for name, limit in limits.items()
         }
-        # Not a functools.partial: no two of them are equal, and jit would compile each.
+        # Not a functools.partial: no two of them are equal, so jit would compile each.
         score = self.system.module.differentiable_score
         bound = Partial(score, self.system.victim.features_and_logits, self.system.params)
         return Partial(_flagged, bound, limits, spreads, 0.0)
 
     def wanted(self, fpr: float) -> Partial:
-        """`flagged`, above zero until an attacker is content: `margin` below the thresholds."""
+        """Returns `flagged`, but above zero until the scores are `margin` below the thresholds."""
         function, limits, spreads, _ = self.flagged(fpr).args
         return Partial(_flagged, function, limits, spreads, self.margin)
 
@@ -66,23 +69,23 @@ def _flagged(score, limits, spreads, margin, images) -> jax.Array:
 
 
 def true(system: FittedDetector, validation: Split, cache_dir: Path) -> Detector:
-    """The detector itself, in the hands of one who can ask it all he likes."""
+    """Returns the deployed detector, with unlimited queries."""
     scores = detectors.score_all(system, validation.images, cache_dir)
     return Detector(system, scores, ROUNDING)
 
 
 def copy(system: FittedDetector, validation: Split, config: Config) -> Detector:
-    """A detector that stands for another: an attacker's own, of another seed.
+    """Returns a surrogate detector, such as the attacker's own of another seed.
 
-    Of Defense-GAN a cheap one, with few restarts and steps, since a whole search (200 steps from
-    10 starts) at each step of an attack is out of reach; calibrated for itself.
+    For Defense-GAN it has few restarts and steps, because a full search (200 steps from 10 starts)
+    at each step of an attack is too slow. The surrogate has its own calibration.
     """
     detector = true(_cheap(system, config), validation, config.cache_dir)
     return dataclasses.replace(detector, margin=config.margin)
 
 
 def differentiable(detector: Detector, validation: Split, config: Config) -> Detector:
-    """What one who has the detector itself attacks: it, or where that can't be paid for a copy."""
+    """Returns what perfect knowledge attacks: the detector, or a surrogate if it is too slow."""
     cheap = _cheap(detector.system, config)
     return detector if cheap is detector.system else copy(cheap, validation, config)
 

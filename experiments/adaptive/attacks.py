@@ -1,4 +1,4 @@
-"""Attacks on a victim behind a detector, each run once and kept."""
+"""Attacks on a victim behind a detector. The cache keeps each finished attack."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,30 +15,30 @@ from experiments.runtime import cache
 from experiments.runtime.batching import Arrays, map_batches
 from experiments.victims import Victim, predict
 
-# Raise it when a change of attacks_jax or of this package makes images made before it others.
+# Raise it when a change of attacks_jax or of this package changes the attacked images.
 VERSION = 1
 AttackName = Literal["PGD", "APGD", "selective PGD", "orthogonal PGD", "CW-l2"]
-IN_A_BALL: tuple[AttackName, ...] = ("APGD", "selective PGD", "orthogonal PGD")  # of who knows
+IN_A_BALL: tuple[AttackName, ...] = ("APGD", "selective PGD", "orthogonal PGD")  # adaptive
 MODES: dict[AttackName, Literal["selective", "orthogonal"]] = {
     "selective PGD": "selective",
     "orthogonal PGD": "orthogonal",
 }
 KEPT = ("images", "success", "distance")  # of an attacks_jax.Result
-CW_ROUNDS = 5  # of the search over c
-ROUNDS = 2  # of APGD, from a random start each; of the others one towards each likeliest class
-# Of selective and orthogonal PGD: the first step as a share of eps, the last as a share of the
-# first, and momentum. Chosen on validation images of MNIST, where steps of one length come to a
-# standstill just above CMAG+'s threshold, and one class is often not the easiest to hide.
+CW_ROUNDS = 5  # rounds of the search over c
+ROUNDS = 2  # random starts of APGD; likeliest wrong classes that the others target
+# Selective and orthogonal PGD: the first step as a share of eps, the last as a share of the first,
+# and momentum. Chosen on validation images of MNIST. There, steps of one length stall just above
+# CMAG+'s threshold, and a single target class is often not the easiest to hide.
 STEP, LAST_STEP, MOMENTUM = 0.2, 0.01, 0.75
-SMALLEST_BATCH = 8  # below which nothing is saved: `attacks_jax` halves its batches down to this
+SMALLEST_BATCH = 8  # `attacks_jax` halves its batches down to this; smaller ones save no time
 
 
 @dataclass(frozen=True)
 class Made:
-    """What became of N images."""
+    """The outcome of an attack on N images."""
 
     images: np.ndarray  # (N, H, W, C)
-    success: np.ndarray  # (N,) bool: whether the attacker was content
+    success: np.ndarray  # (N,) bool: whether the attack reached its goal
     distance: np.ndarray  # (N,) in the attack's norm
 
 
@@ -54,20 +54,20 @@ def run(
     fpr: float = 0.05,
     steps: int | None = None,
 ) -> Made:
-    """Attacks the split's images, or reads from the cache what came of it.
+    """Attacks the split's images, or reads the outcome from the cache.
 
     Args:
-      rows: those that are attacked; the others stay as they are. All by default.
-      detector: the one that is to be evaded; None for PGD of one who knows of none, and goes on
-        when the victim is fooled.
-      eps: the ball's, for all but CW.
-      fpr: what the detector is calibrated to.
-      steps: the configuration's by default.
+      rows: indices of the images to attack; the others stay unchanged. All by default.
+      detector: the detector to evade. None for zero-knowledge PGD, which continues after the victim
+        is fooled.
+      eps: radius of the l-infinity ball, for all but CW.
+      fpr: the false-positive rate that the detector is calibrated to.
+      steps: number of steps; the configuration's by default.
     """
     steps = steps or config.steps
     rows = np.arange(len(split)) if rows is None else rows
     chosen = Split(split.images[rows], split.labels[rows])
-    # What the detector answers hangs on nothing else.
+    # The detector's answers depend only on these.
     against = detector and [detector.system.key, detector.thresholds(fpr), detector.margin]
     key = cache.key(
         attack=name, eps=eps, steps=steps, step_size=config.step_size, seed=config.seed,
@@ -105,7 +105,7 @@ def run(
 
 
 def _batch(size: int, count: int) -> int:
-    """The size, halved as often as `count` images fit: few shapes, so few compilations."""
+    """Returns the size, halved while `count` images fit: few shapes, so few compilations."""
     while size > SMALLEST_BATCH and (size + 1) // 2 >= count:
         size = (size + 1) // 2
     return size
@@ -114,7 +114,7 @@ def _batch(size: int, count: int) -> int:
 def _make(
     name: AttackName, wanted: Any, *, eps: float, step_size: float, num_steps: int
 ) -> attacks_jax.Attack:
-    """Args: wanted: what the attacker asks of the detector, if he knows of one."""
+    """Returns the attack. `wanted`: the detector function that it evades, or None."""
     steps = max(num_steps // ROUNDS, 1)
     if name in MODES:
         return attacks_jax.evading_pgd(
@@ -137,9 +137,11 @@ def _make(
 def _towards_each(
     attack: Any, victim: Victim, key: jax.Array, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Selective or orthogonal PGD towards one of the likeliest wrong classes after the other, until
-    the attacker is content: the first image that he is content with, or the least flagged of
-    those that fool the victim."""
+    """Runs selective or orthogonal PGD towards the likeliest wrong classes, one after the other.
+
+    Returns the first image that reaches the goal, or else the least flagged one that fools the
+    victim.
+    """
     oracle = attacks_jax.stateless(victim.logits)
     logits = np.array(victim.logits(images))
     logits[np.arange(len(labels)), labels] = -np.inf
@@ -147,7 +149,7 @@ def _towards_each(
     found, content = images, np.zeros(len(images), bool)
     least = np.full(len(images), np.inf)
     for rank in range(min(ROUNDS, logits.shape[1] - 1)):
-        # Whoever is content stands still: he is where he aims at.
+        # Finished examples target their current class, so that they stay unchanged.
         aims = np.where(content, predict(victim, found), likeliest[:, rank])
         starts = np.where(content[:, None, None, None], found, images)
         result = attacks_jax.run(attack, oracle, jax.random.fold_in(key, rank), starts, aims)

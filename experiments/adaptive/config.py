@@ -1,4 +1,4 @@
-"""What a run of `python -m experiments.adaptive` can be told."""
+"""Options of `python -m experiments.adaptive`, and its presets."""
 
 import math
 from dataclasses import dataclass
@@ -12,31 +12,33 @@ from experiments.runtime import checks, cli
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that determines a run beside the victim and the detectors, which are those of
-    `experiments.cmag` with the same data set and preset."""
+    """All options that determine a run, except the victim and the detectors.
+
+    These are those of `experiments.cmag` with the same data set and preset.
+    """
 
     dataset: DatasetName = "digits"
-    preset: Preset = "quick"  # what the other options default to, and the detectors
+    preset: Preset = "quick"  # defaults of the other options, and of the detectors
     system: tuple[Choice, ...] = ("all",)
     seed: int = 0
-    images: int = 50  # test images attacked, of those classified rightly
-    slow_images: int = 10  # of Defense-GAN, whose every score is a search
-    batch: int = 50  # images attacked at a time; no result depends on it
-    steps: int = 1000  # of PGD; of CW all rounds together
-    step_size: float = 0.05  # of PGD that knows the victim only, as a share of eps
-    eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # the strengths of the tables, l-infinity
-    # The distortion curve's, which ends with the first that always succeeds.
+    images: int = 50  # correctly classified test images to attack
+    slow_images: int = 10  # the same for Defense-GAN, where each score needs a search
+    batch: int = 50  # images per batch; no result depends on it
+    steps: int = 1000  # of PGD; for CW, of all rounds together
+    step_size: float = 0.05  # of zero-knowledge PGD, as a share of eps
+    eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # strengths in the tables, l-infinity
+    # Strengths in the distortion curve, which ends at the first that always succeeds.
     wide_eps: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
-    confidence: tuple[float, ...] = (0.0, 9.0, 19.0, 29.0)  # of CW that knows the victim only
-    # How far below its thresholds an attacker brings a copy of a detector, which can't tell him
-    # exactly what the detector will say: 1 is what the median clean image has.
+    confidence: tuple[float, ...] = (0.0, 9.0, 19.0, 29.0)  # of zero-knowledge CW
+    # How far below its thresholds an attack pushes a surrogate detector, whose scores differ from
+    # the deployed detector's. At 1, the score is that of the median clean image.
     margin: float = 0.5
-    search_steps: int = 20  # of the copy of Defense-GAN that is asked at each step of an attack
-    restarts: int = 2
-    output_dir: Path | None = None  # runs/adaptive-DATASET-PRESET-seedSEED[-SYSTEM] by default
-    cache_dir: Path = Path("runs/cache")  # victims, detectors, attacked images
+    search_steps: int = 20  # of the Defense-GAN surrogate that an attack queries at each step
+    restarts: int = 2  # of the same surrogate
+    output_dir: Path | None = None  # default: runs/adaptive-DATASET-PRESET-seedSEED[-SYSTEM]
+    cache_dir: Path = Path("runs/cache")  # cache of victims, detectors and attacked images
     data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
-    manual_dir: Path | None = None  # the publishers' archives, a sub-folder a data set
+    manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
 
     def __post_init__(self) -> None:
         checks.seeds(self.seed)
@@ -60,12 +62,12 @@ class Config:
 
     @property
     def chosen(self) -> tuple[DetectorName, ...]:
-        """The detectors attacked, in the tables' order."""
+        """Names of the attacked detectors, in the tables' order."""
         return chosen(self.system)
 
     @property
     def middle_eps(self) -> float:
-        """The strength at which steps are doubled."""
+        """The strength of the curve over the number of steps."""
         return self.eps[len(self.eps) // 2]
 
     @property
@@ -77,14 +79,14 @@ class Config:
 
 
 def preset(name: Preset, dataset: DatasetName) -> Config:
-    """The options that a preset stands for."""
+    """Returns the options of a preset."""
     if name == "paper":
         return Config(dataset, name, images=500, slow_images=100, batch=100)
     return Config(dataset, name)
 
 
 def parse(arguments: list[str] | None = None, description: str | None = None) -> Config:
-    """The command line's configuration: the preset's, with what is given changed."""
+    """Returns the configuration of a command line: the preset, with the given options."""
     choices: dict[str, tuple[str, tuple]] = {
         "preset": ("quick", get_args(Preset)),
         "dataset": ("digits", get_args(DatasetName)),

@@ -1,7 +1,7 @@
-"""Pictures of a run: curves, made of its rows.
+"""Draws the curves of a run from its rows.
 
-`python -m experiments.adaptive.figures RUN... --output=PICTURE.png` puts the distortion curves of
-several runs, of one detector each or of one data set each, into one picture.
+`python -m experiments.adaptive.figures RUN... --output=PICTURE.png` draws the distortion curves of
+several runs in one picture. Each run may have one detector or one data set.
 """
 
 import sys
@@ -74,7 +74,7 @@ def _steps(path: Path, rows: list[Row]) -> None:
 
 
 def _distortion(path: Path, rows: list[Row]) -> None:
-    """Two panels a data set; a detector has the same colour in all."""
+    """Draws two panels per data set. A detector has the same colour in all panels."""
     of_table = [row for row in rows if row.table == "extra/adaptive/distortion"]
     datasets = list(dict.fromkeys(row.dataset for row in of_table))
     figure = Figure(figsize=(9, 3 * len(datasets) + 0.6), layout="constrained")
@@ -96,7 +96,7 @@ def _distortion(path: Path, rows: list[Row]) -> None:
         line[0].set(ylabel=f"SR@5, {dataset}")
         line[0].legend(fontsize=8)
     for panel in panels[-1]:
-        panel.set(xlim=(0, None))  # last, since it ends the scaling of the axes to the curves
+        panel.set(xlim=(0, None))  # last, because it stops the axes from scaling to the curves
     save(figure, path)
 
 

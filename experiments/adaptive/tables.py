@@ -1,4 +1,4 @@
-"""Every attacker's success, as the rows of three tables and as pictures of what evaded."""
+"""The success of every adaptive attack: rows of three tables, and pictures of evading images."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from experiments.runtime.results import Row
 from experiments.victims import Victim, predict
 
 FPRS = {"SR@5": 0.05, "SR@1": 0.01}
-STEPS_SHARES = (1 / 8, 1 / 4, 1 / 2, 1, 2)  # of the steps, in the curve over them
+STEPS_SHARES = (1 / 8, 1 / 4, 1 / 2, 1, 2)  # of `steps`, in the curve over the number of steps
 BUDGETS = (0.25, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)  # l2 norms
-OWN_SEED = 1000  # added to the seed: an attacker's own detector
+OWN_SEED = 1000  # added to the seed for the attacker's surrogate
 Knowledge = Literal["limited", "perfect"]
-# Who has as much to attack with, or less.
+# Level of knowledge -> the levels that it includes.
 AS_MUCH: dict[Knowledge, tuple[Knowledge, ...]] = {
     "limited": ("limited",),
     "perfect": ("limited", "perfect"),
@@ -33,14 +33,14 @@ AS_MUCH: dict[Knowledge, tuple[Knowledge, ...]] = {
 
 @dataclass(frozen=True)
 class Siege:
-    """A system under attack: the images, and who has what of it."""
+    """A system under attack: the images, the deployed detector and the attacker's detectors."""
 
     config: Config
     name: DetectorName
     victim: Victim
     targets: Split
-    detector: Detector  # which decides
-    known: dict[Knowledge, Detector]  # which an attacker differentiates
+    detector: Detector  # the deployed one
+    known: dict[Knowledge, Detector]  # what an attack differentiates
 
     def row(self, table: str, attack: str, strength, metric: str, values: np.ndarray) -> Row:
         value = round(float(np.mean(values)), 6)
@@ -52,8 +52,11 @@ class Siege:
         return self.detector.evaded(images, self.targets.labels, fpr, self.config.cache_dir)
 
     def run(self, name: AttackName, knowledge: Knowledge, **options) -> Made:
-        """An attack by one who knows. In a ball he gives up the images with which PGD can't even
-        fool the victim alone: to evade the detector too is harder."""
+        """Runs an attack with limited or perfect knowledge.
+
+        In a ball, it skips the images with which PGD can't fool even the victim alone, because
+        evading the detector too is harder.
+        """
         rows = None if name == "CW-l2" else np.flatnonzero(self.bare(options["eps"]).success)
         detector = self.known[knowledge]
         return attacks.run(
@@ -61,14 +64,14 @@ class Siege:
         )
 
     def bare(self, eps: float) -> Made:
-        """PGD by one who knows the victim only."""
+        """Runs zero-knowledge PGD."""
         return attacks.run(self.config, "PGD", self.victim, None, self.targets, eps=eps)
 
 
 def lay(
     config: Config, base: cmag_config.Config, name: DetectorName, data: Dataset, victim: Victim
 ) -> Siege:
-    """The siege of a system: it is fitted, and so is the attacker's own."""
+    """Fits a system and the attacker's surrogate, and returns the setup of the attacks."""
 
     def fitted(seed: int) -> detectors.FittedDetector:
         return detectors.fit(
@@ -76,7 +79,7 @@ def lay(
         )
 
     system = fitted(config.seed)
-    # A slow one is calibrated on the few images of tables 3-7; its cheap copies on all.
+    # A slow detector is calibrated on the few images of tables 3-7; cheap surrogates on all.
     held_out = data.samples(base.most(system), seed=config.seed).validation
     detector = attacked_detector.true(system, held_out, config.cache_dir)
     own_seed = (config.seed + OWN_SEED) % 2**32
@@ -89,7 +92,7 @@ def lay(
 
 
 def rows(siege: Siege, base: cmag_config.Config) -> Iterator[Row]:
-    """All that is measured of a system, one figure after another."""
+    """Yields all rows of a system."""
     yield from zero(siege, base)
     yield from informed(siege, "limited")
     yield from informed(siege, "perfect")
@@ -98,7 +101,7 @@ def rows(siege: Siege, base: cmag_config.Config) -> Iterator[Row]:
 
 
 def zero(siege: Siege, base: cmag_config.Config) -> Iterator[Row]:
-    """Attackers who know the victim only."""
+    """Yields the success of zero-knowledge attacks."""
     config, targets = siege.config, siege.targets
     made: dict[tuple[str, float], np.ndarray] = {}
     for eps in config.eps:
@@ -115,12 +118,15 @@ def zero(siege: Siege, base: cmag_config.Config) -> Iterator[Row]:
         at = ("extra/adaptive", f"{name}, zero", strength)
         for metric, fpr in FPRS.items():
             yield siege.row(*at, metric, siege.evaded(images, fpr))
-        yield siege.row(*at, "attack_success_rate", fooled)  # had there been no detector
+        yield siege.row(*at, "attack_success_rate", fooled)  # without a detector
 
 
 def informed(siege: Siege, knowledge: Knowledge) -> Iterator[Row]:
-    """Attackers who have the detector, or one like it. The best of them is by any attack: who knows
-    more can do what who knows less does, and what evades in a ball evades in a larger one."""
+    """Yields the success of attacks with the detector or a surrogate.
+
+    "best of them" counts the images that any attack evades with. More knowledge includes less, and
+    a larger ball includes a smaller one.
+    """
     table = "extra/adaptive"
     best = {metric: np.zeros(len(siege.targets), bool) for metric in FPRS}
     for eps in siege.config.eps:
@@ -145,8 +151,11 @@ def informed(siege: Siege, knowledge: Knowledge) -> Iterator[Row]:
 
 
 def _evaded(siege: Siege, name: AttackName, knowledge: Knowledge, **options) -> dict:
-    """metric -> (N,) bool. What a detector at 5% lets pass, one at 1% lets pass too: the images
-    made against the stricter count against both."""
+    """Returns metric -> (N,) bool.
+
+    An image that passes a detector at 5% also passes it at 1%. Images made against the stricter
+    detector therefore count for both.
+    """
     found, images = {}, []
     for metric, fpr in FPRS.items():
         images.append(siege.run(name, knowledge, fpr=fpr, **options).images)
@@ -155,7 +164,7 @@ def _evaded(siege: Siege, name: AttackName, knowledge: Knowledge, **options) -> 
 
 
 def over_steps(siege: Siege) -> Iterator[Row]:
-    """SR@5 of attacks with perfect knowledge, each with so many steps."""
+    """Yields SR@5 with perfect knowledge, by the number of steps."""
     eps, fpr = siege.config.middle_eps, FPRS["SR@5"]
     balls: dict[AttackName, dict] = {"selective PGD": {"eps": eps}, "CW-l2": {}}
     counts = sorted({max(round(share * siege.config.steps), 1) for share in STEPS_SHARES})
@@ -167,11 +176,13 @@ def over_steps(siege: Siege) -> Iterator[Row]:
 
 
 def over_distortion(siege: Siege) -> Iterator[Row]:
-    """SR@5 with perfect knowledge, by how far an image may be changed: in l-infinity by APGD and
-    selective PGD (an image that evades within a ball evades within all larger ones); in l2 by the
-    nearest of CW's and of these."""
+    """Yields SR@5 with perfect knowledge, by the allowed distortion of an image.
+
+    In l-infinity: by APGD and selective PGD. An image that evades within a ball evades within all
+    larger ones. In l2: by the nearest evading image of CW and of these attacks.
+    """
     table, fpr = "extra/adaptive/distortion", FPRS["SR@5"]
-    nearest = np.full(len(siege.targets), np.inf)  # in l2, of what evades
+    nearest = np.full(len(siege.targets), np.inf)  # l2 distance of the nearest evading image
 
     def look(images: np.ndarray) -> None:
         lengths = np.linalg.norm((images - siege.targets.images).reshape(len(images), -1), axis=1)
@@ -193,7 +204,7 @@ def over_distortion(siege: Siege) -> Iterator[Row]:
 
 
 def pictures(siege: Siege, count: int) -> dict[str, np.ndarray]:
-    """Clean images and what evades a detector at 5% in their place, grey where nothing does."""
+    """Returns clean images and the images that evade at 5% FPR; grey where none does."""
     columns = {"clean": siege.targets.images}
     runs = {f"PGD {eps:g}": ("selective PGD", eps) for eps in siege.config.eps}
     names: dict[str, tuple[AttackName, float]] = {**runs, "CW-l2": ("CW-l2", 0.0)}  # type: ignore

@@ -1,1 +1,1 @@
-"""Detectors and attacks as the programs use them: fitted, scored, run and kept in the cache."""
+"""Fits detectors, scores images, runs attacks, and keeps the results in the cache."""

@@ -1,4 +1,4 @@
-"""Attacks a victim's test images, chunk by chunk, keeping what is done."""
+"""Attacks a victim's test images in chunks. The cache keeps each finished chunk."""
 
 import functools
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from experiments.runtime import cache, progress
 from experiments.runtime.batching import Arrays, map_batches
 from experiments.victims import Victim, predict
 
-# Raise it when a change of attacks_jax makes adversarial examples made before it another thing.
+# Raise it when a change of attacks_jax changes the adversarial examples.
 VERSION = 1
 KEPT = ("images", "success", "distance", "queries")  # of an attacks_jax.Result
 
 
-# name, as the tables print it -> (its maker in attacks_jax, the option that is its strength)
+# attack, as the tables name it -> (function in attacks_jax, option that is its strength)
 MAKERS: dict[str, tuple[str, str]] = {
     "FGSM": ("fgsm", "eps"),
     "CW-l2": ("carlini_wagner_l2", "confidence"),
@@ -45,16 +45,16 @@ MAKERS: dict[str, tuple[str, str]] = {
     "Boundary": ("boundary", "source_step"),
     "HopSkipJump": ("hop_skip_jump", "gamma"),
 }
-LEARNS = ("patch", "ATN")  # first, from training images
-LEARNS_FROM = 500  # of them, drawn from all classes
-TARGETED = ("JSMA",)  # at the class after an image's own
+LEARNS = ("patch", "ATN")  # these are first fitted to training images
+LEARNS_FROM = 500  # number of training images, drawn from all classes
+TARGETED = ("JSMA",)  # towards the class after the image's own
 
 
 @dataclass(frozen=True)
 class AttackSpec:
-    """An attack by its name, its strength as the tables print it, and its other options."""
+    """An attack: its name, its strength as the tables print it, and its other options."""
 
-    name: str  # of MAKERS
+    name: str  # a key of MAKERS
     strength: float  # eps, confidence, ...
     options: tuple[tuple[str, float | int | bool | str], ...] = ()
 
@@ -76,7 +76,7 @@ class AttackSpec:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What became of N images: arrays with one leading axis."""
+    """The outcome of an attack on N images: arrays with one leading axis."""
 
     clean: np.ndarray  # (N, H, W, C)
     labels: np.ndarray  # (N,)
@@ -87,13 +87,15 @@ class Attacked:
 
     @property
     def adversarial(self) -> np.ndarray:
-        """The successful examples, which detection rates are measured on."""
+        """The successful examples; detection rates are measured on these."""
         return self.images[self.success]
 
 
 def choose(victim: Victim, split: Split, count: int, *, seed: int) -> Split:
-    """`count` images of the split (fewer where there are fewer) that the victim classifies
-    rightly, drawn without replacement."""
+    """Returns `count` images (or fewer) of the split that the victim classifies correctly.
+
+    They are drawn without replacement.
+    """
     rows = np.flatnonzero(predict(victim, split.images) == split.labels)
     rows = np.random.default_rng(seed).permutation(rows)[:count]
     return Split(split.images[rows], split.labels[rows])
@@ -109,8 +111,10 @@ def attack(
     cache_dir: Path,
     training: Split | None = None,
 ) -> Attacked:
-    """Attacks the split's images; chunks that were attacked before are read from the cache. What
-    LEARNS does so from some of the `training` images."""
+    """Attacks the split's images, or reads finished chunks from the cache.
+
+    The attacks in LEARNS are first fitted to some of the `training` images.
+    """
     if not len(split):
         raise DataError(
             "expected images to attack, got none: the victim classifies none rightly; train it for"
@@ -143,7 +147,7 @@ def attack(
 
 
 def _ready(spec: AttackSpec, oracle: Any, training: Split | None, seed: int) -> attacks_jax.Attack:
-    """The attack, having learnt what it learns."""
+    """Returns the attack, fitted to training images if it is in LEARNS."""
     made = spec.make()
     if spec.name not in LEARNS:
         return made

@@ -1,7 +1,7 @@
-"""Fitted cascades on disk: everything that scoring an image needs, victim included.
+"""Saves and loads fitted cascades with all that scoring needs, the victim included.
 
-A detector's folder is believed in nothing: each of its files is checked against `digest.json`, and
-what they say against what a detector can be, before memory is asked for.
+`load` does not trust a detector's folder. It checks each file against `digest.json`, and the
+contents against the limits of a detector, before it allocates memory.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ Config = TypeVar("Config")
 SAVED: tuple[DetectorName, ...] = (
     "CMAG",
     "CMAG+",
-)  # the systems that a run leaves, each in a folder of its name
+)  # the systems that a run saves, each in a folder of its name
 DIGEST, NETWORKS, THRESHOLDS, WEIGHTS = "digest.json", "networks.json", "thresholds.json", "weights"
-# What a detector is far below, and a crafted folder may ask for.
+# Limits against crafted folders, far above any detector.
 MOST_JSON_BYTES = 2**20
 MOST_CLASSES = 100_000
 MOST_VALUES = 2**24  # of an image
 MOST_WEIGHT_BYTES = 2**31
-LARGEST = float(np.finfo(np.float32).max)  # that a threshold can be
+LARGEST = float(np.finfo(np.float32).max)  # the largest threshold
 
 
 class Detector(NamedTuple):
@@ -52,9 +52,9 @@ def save(
     data: Dataset,
     thresholds: Thresholds,
 ) -> None:
-    """Writes the detector into the run folder, whole or not at all."""
+    """Writes the detector into the run folder, completely or not at all."""
     params = system.params
-    kinds = {  # what rebuilds the networks
+    kinds = {  # all that rebuilds the networks
         "classes": data.classes,
         "image_shape": params.image_shape,
         "victim": victim_config,
@@ -67,7 +67,7 @@ def save(
         results.write_json(temporary / NETWORKS, kinds)
         results.write_json(temporary / THRESHOLDS, thresholds)
         digests = {name: _digest(temporary / name) for name in (NETWORKS, THRESHOLDS)}
-        # Of the values too: weights of another detector of the same networks are whole themselves.
+        # Digest the values too: another detector's weights are intact files of the same shapes.
         digests[WEIGHTS] = cache.digest_of_tree(weights)
         results.write_json(temporary / DIGEST, digests)
 
@@ -75,16 +75,16 @@ def save(
 
 
 def load(run: Path | str, system: str = "CMAG+") -> Detector:
-    """A detector that `python -m experiments.cmag` left in a run folder.
+    """Loads a detector that `python -m experiments.cmag` saved in a run folder.
 
         victim, params, thresholds = detector_io.load("runs/cmag-digits-quick-seed0")
         score = jax.jit(partial(cmag.score, victim, params))
         flags = cmag.detect(score(images), thresholds["fpr=0.05"])
 
     Raises:
-      ValueError: no system of this name is ever saved.
+      ValueError: `system` is not one of SAVED.
       FileNotFoundError: the folder holds no such detector.
-      DataError: it is damaged, or was not written by this version of the program.
+      DataError: the detector is damaged, or another version of the program wrote it.
     """
     if system not in SAVED:
         raise ValueError(f"expected a system among {', '.join(SAVED)}, got {system!r}")
@@ -119,8 +119,8 @@ def load(run: Path | str, system: str = "CMAG+") -> Detector:
 
 
 def _untrained(kinds: Any) -> tuple[CMAGConfig, Any, Any, CMAGParams]:
-    """What networks.json speaks of: the cascade's configuration, what makes a victim of its
-    weights, and the shapes of the victim's weights and of the cascade."""
+    """Returns what networks.json describes: the cascade's configuration, a function from weights to
+    a victim, and the shapes of the victim's weights and of the cascade."""
     _check_keys(kinds, {"classes", "image_shape", "victim", "cmag"})
     classes, shape = kinds["classes"], kinds["image_shape"]
     if not _is_whole(classes) or not 2 <= classes <= MOST_CLASSES:
@@ -148,7 +148,7 @@ def _untrained(kinds: Any) -> tuple[CMAGConfig, Any, Any, CMAGParams]:
 
 
 def _config(kind: type[Config], given: Any) -> Config:
-    """The dataclass with these fields, each of the type of its default."""
+    """Returns the dataclass with these fields. Each must have the type of its default."""
     defaults = {field.name: getattr(kind(), field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     _check_keys(given, set(defaults))
     fields = {}
@@ -167,7 +167,7 @@ def _config(kind: type[Config], given: Any) -> Config:
 
 
 def _thresholds(given: Any, config: CMAGConfig) -> Thresholds:
-    """The thresholds, each a finite number of a score that the cascade has."""
+    """Returns the thresholds, once each is a finite number for a score of the cascade."""
     scores = {"rarity"} if config.decision == "rarity" else set(config.scores)
     if not isinstance(given, dict) or not given:
         raise ValueError(f"expected rules with their thresholds, got {str(given)[:80]}")
@@ -201,7 +201,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _read_json(path: Path) -> Any:
-    """What the file holds, unless it is too much to be a detector's."""
+    """Returns the file's content; raises ValueError if it is too large for a detector."""
     size = path.stat().st_size
     if size > MOST_JSON_BYTES:
         raise ValueError(f"expected at most {MOST_JSON_BYTES:,} bytes, got {size:,}")
@@ -215,8 +215,7 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what a file of a detector raises, that is missing, damaged or crafted, into a
-    DataError."""
+    """Turns the errors of a missing, damaged or crafted file into a DataError."""
     anew = "python -m experiments.cmag, run again with the same options, writes it anew"
     try:
         yield
@@ -228,7 +227,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror or error}") from error
-    except Exception as error:  # Flax and JAX raise whatever networks that can't be lead them to
+    except Exception as error:  # Flax and JAX raise many types for impossible networks
         what = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"{path} is damaged ({what}); {anew}") from error
 

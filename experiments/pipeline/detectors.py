@@ -1,4 +1,4 @@
-"""The detectors of tables 3-7 under one roof: what each is, how it is fitted, and what it says."""
+"""One interface to the detectors of tables 3-7: fits them, scores images, sets thresholds."""
 
 import contextlib
 import dataclasses
@@ -19,22 +19,22 @@ from experiments.runtime import cache, progress
 from experiments.runtime.batching import map_batches
 from experiments.victims import Victim
 
-# Raise it when a change of cmag_jax makes detectors fitted before it another thing.
+# Raise it when a change of cmag_jax changes the fitted detectors.
 VERSION = 3
-# Raise it when a change of cmag_jax makes the scores of a fitted detector others.
+# Raise it when a change of cmag_jax changes the scores of a fitted detector.
 SCORES_VERSION = 2
 
 DetectorName = Literal["CMAG", "CMAG+", "MagNet", "Defense-GAN", "feature squeezing"]
 NAMES: tuple[DetectorName, ...] = get_args(DetectorName)
 Choice = DetectorName | Literal["all"]  # on a command line
-DETECTORS: dict[DetectorName, Detector] = {  # a new one is a line here
+DETECTORS: dict[DetectorName, Detector] = {  # a new detector needs one line here
     "CMAG": cmag,
     "CMAG+": cmag,
     "MagNet": magnet,
     "Defense-GAN": defense_gan,
     "feature squeezing": feature_squeezing,
 }
-SCORE_BATCH = 500  # images scored at a time: no result depends on it
+SCORE_BATCH = 500  # images per batch; no result depends on it
 
 Scores = dict[str, np.ndarray]  # score -> (N,)
 Thresholds = dict[str, float]  # score -> its threshold
@@ -49,32 +49,32 @@ class FittedDetector:
     params: Any
     victim: Victim
     losses: dict[str, np.ndarray]  # module -> mean loss by epoch
-    key: str  # what determines it, as a cache key
+    key: str  # cache key of all that determines it
 
     @property
     def module(self) -> Detector:
-        """The detector's own functions."""
+        """The module with the detector's functions."""
         return DETECTORS[self.name]
 
     @property
     def score(self) -> Partial:
-        """images (B, H, W, C) -> {score: (B,)}: pure, jitted, weights bound to it."""
+        """The function images (B, H, W, C) -> {score: (B,)}: pure, jitted, with bound weights."""
         return Partial(self.module.score, self.victim.features_and_logits, self.params)
 
     def rebuild(self, images: np.ndarray) -> np.ndarray | None:
-        """What figure 3 shows: the detector's own reconstruction (N, H, W, C), if it has one."""
+        """Returns the detector's reconstruction (N, H, W, C), as in figure 3, or None."""
         rebuilt = self.module.rebuild(self.victim.features_and_logits, self.params, images)
         return None if rebuilt is None else np.asarray(rebuilt)
 
     def paper_thresholds(self, training: Scores | None, held_out: Scores) -> Thresholds:
-        """Thresholds by the rule of the detector's own paper, from the clean scores it takes."""
+        """Returns thresholds by the rule of the detector's paper, from the scores that it uses."""
         scores = {"training": training, "held-out": held_out}[self.module.PAPER_RULE_ON]
         if scores is None:
             raise ValueError(f"expected the scores of training images for {self.name}, got none")
         return self.module.paper_thresholds(self.params, scores)
 
     def surrogate(self, *, search_steps: int, restarts: int) -> "FittedDetector":
-        """A cheaper detector for an adaptive attack, or this one where it is cheap."""
+        """Returns a cheaper detector for an adaptive attack, or this one if it is cheap."""
         params = self.module.surrogate(self.params, search_steps=search_steps, restarts=restarts)
         if params.config == self.params.config:
             return self
@@ -92,9 +92,12 @@ def fit(
     cache_dir: Path,
     given: dict[str, Any] | None = None,
 ) -> FittedDetector:
-    """The system fitted to the training images (where a module wants held-out ones, to those that
-    it will be calibrated on). Each module is kept in the cache once it is trained, so that an
-    interrupted fit goes on with the next one; those that are `given` are taken as they are."""
+    """Returns the system, fitted to the training images.
+
+    Modules in FROM_HELD_OUT use the held-out images instead, which later calibrate the system. The
+    cache keeps each trained module, so an interrupted fit resumes at the next one. The modules in
+    `given` are used unchanged.
+    """
     module = DETECTORS[name]
     given = given or {}
     key = cache.key(
@@ -105,7 +108,7 @@ def fit(
         given={part: cache.digest_of_tree(tree) for part, tree in given.items()},
         version=VERSION,
     )
-    random = jax.random.fold_in(jax.random.key(seed), 1)  # the victim's is the key itself
+    random = jax.random.fold_in(jax.random.key(seed), 1)  # the victim uses the key itself
     network, images = victim.features_and_logits, jnp.asarray(data.train.images)
     params = module.init(random, network, images[:1], config)
     params = dataclasses.replace(params, **given)
@@ -139,7 +142,7 @@ def fit(
 
 
 def score_all(system: FittedDetector, images: np.ndarray, cache_dir: Path | None = None) -> Scores:
-    """The scores of any number of images, a batch at a time; with a cache, only once."""
+    """Returns the scores of any number of images, in batches; a cache keeps them."""
     if cache_dir is None:
         return _score_all(system, images)
     key = cache.key(system=system.key, images=cache.digest(images), version=SCORES_VERSION)
@@ -162,7 +165,7 @@ def _score_all(system: FittedDetector, images: np.ndarray) -> Scores:
 
 @contextlib.contextmanager
 def _bar(title: str) -> Iterator[Any]:
-    """`on_epoch` under a progress bar, which learns from it how many epochs there are."""
+    """Yields an `on_epoch` that updates a progress bar and sets its number of epochs."""
     with progress.bar(0, f"fit {title}", "epochs") as bar:
 
         def on_epoch(_name: str, _epoch: int, epochs: int, loss: float) -> None:
@@ -174,10 +177,10 @@ def _bar(title: str) -> Iterator[Any]:
 
 
 def chosen(choices: tuple[Choice, ...]) -> tuple[DetectorName, ...]:
-    """The systems' names, in the tables' order."""
+    """Returns the names of the chosen systems, in the tables' order."""
     return tuple(name for name in NAMES if name in choices or "all" in choices)
 
 
 def slug(name: str) -> str:
-    """The name as files have it."""
+    """Returns the name in the form that file names use."""
     return name.lower().replace(" ", "-")

@@ -29,6 +29,7 @@ from experiments.benchmark import (
     victims as benchmark_victims,
 )
 from experiments.cmag import config as cmag_config
+from experiments.cmag import defaults
 from experiments.report import __main__ as report
 from experiments.runtime import checks, cli, results
 
@@ -55,9 +56,9 @@ class Config:
     manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
 
     def __post_init__(self) -> None:
-        if self.what == "detectors" and self.dataset not in cmag_config.VICTIMS:
+        if self.what == "detectors" and self.dataset not in defaults.DATASETS:
             raise ValueError(
-                f"expected a dataset among {', '.join(cmag_config.VICTIMS)} for detectors,"
+                f"expected a dataset among {', '.join(defaults.DATASETS)} for detectors,"
                 f" got {self.dataset}"
             )
         if self.what == "attacks" and self.dataset not in attack_cases.EPS:

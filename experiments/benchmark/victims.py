@@ -1,10 +1,10 @@
 """The classifiers that `parity` and `benchmark` attack: CMAG's, and one for CIFAR-10."""
 
-from experiments.cmag import config as cmag_config
+from experiments.cmag import defaults
 from experiments.victims import VictimConfig
 
 CONFIGS = {
-    **cmag_config.VICTIMS,
+    **defaults.VICTIMS,
     "cifar10": VictimConfig((16, 32, 64), convolutions=2, dropout=0.3, max_shift=2, epochs=8),
 }
 

@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 from cmag_jax import CMAG_PLUS, CMAGConfig
 from cmag_jax.defense_gan import DefenseGANConfig
 from cmag_jax.feature_squeezing import FeatureSqueezingConfig
-from cmag_jax.magnet import MAGNET_COLOUR, MagNetConfig
+from cmag_jax.magnet import MagNetConfig
 from experiments import victims
 from experiments.cmag import paper_values
+from experiments.cmag.defaults import DATASETS
 from experiments.pipeline.attack_runs import AttackSpec
 from experiments.pipeline.detectors import Choice, DetectorName, FittedDetector, chosen
 from experiments.runtime import checks, cli
@@ -38,6 +39,9 @@ class CWConfig:
     binary_search_steps: int = 9
     initial_const: float = 1e-3
     abort_early: bool = True
+
+
+QUICK_CW = CWConfig(num_steps=200, step_size=0.05, binary_search_steps=5, initial_const=1.0)
 
 
 @dataclass(frozen=True)
@@ -118,97 +122,33 @@ class Config:
         return of_each[name]
 
 
-VICTIMS = {
-    "digits": victims.VictimConfig((16, 32), epochs=30, batch_size=32, max_shift=2),
-    "mnist": victims.VictimConfig((16, 32), epochs=6, dropout=0.3),
-    "fashion_mnist": victims.VictimConfig((16, 32), epochs=8, dropout=0.3),
-    "gtsrb": victims.VictimConfig((24, 48), dense=192, standardise=True, max_shift=2, epochs=16),
-}
-PAPER_VICTIMS = {
-    "digits": VICTIMS["digits"],
-    "mnist": victims.VictimConfig((32, 64), epochs=20),
-    "fashion_mnist": victims.VictimConfig((32, 64), epochs=20),
-    "gtsrb": victims.VictimConfig((64, 128), dense=512, standardise=True, max_shift=2, epochs=40),
-}
-# Small batches need few epochs; the paper's batches of 2,000 need a hundred.
-QUICK_CW = CWConfig(num_steps=200, step_size=0.05, binary_search_steps=5, initial_const=1.0)
-FMR_EPOCHS = {"digits": 60, "mnist": 5, "fashion_mnist": 16, "gtsrb": 16}  # of CMAG and CMAG+
-MAGNET_EPOCHS = {"digits": 60, "mnist": 10, "fashion_mnist": 10, "gtsrb": 8}
-GAN_EPOCHS = {"digits": 30, "mnist": 4, "fashion_mnist": 5, "gtsrb": 5}
-# At 1 bit, clothes and road signs lose their content.
-SQUEEZERS = {"digits": (1,), "mnist": (1,), "fashion_mnist": (5,), "gtsrb": (5,)}
-QUICK_GAN = DefenseGANConfig(
-    generator_width=16,
-    critic_width=16,
-    latent_size=64,
-    learning_rate=1e-3,
-    final_rate=0.05,
-    batch_size=64,
-)
-
-
-def quick_cmag(dataset: str) -> CMAGConfig:
-    """Returns a CMAG that fits in minutes on two cores."""
-    digits = dataset == "digits"
-    return CMAGConfig(
-        batch_size=50 if digits else 250,
-        fmr_epochs=FMR_EPOCHS[dataset],
-        lr_epochs=10 if digits else 2,
-        gr_epochs=30 if digits else 12,
-        fmr_width=64,
-    )
-
-
-def quick_cmag_plus(dataset: str) -> CMAGConfig:
-    """Returns a CMAG+ that fits in minutes on two cores."""
-    digits = dataset == "digits"
-    return dataclasses.replace(
-        CMAG_PLUS,
-        batch_size=50 if digits else 250,
-        fmr_epochs=FMR_EPOCHS[dataset],
-        lr_epochs=10 if digits else 3,
-        gr_epochs=30 if digits else 8,
-        fmr_width=64,
-    )
-
-
-def quick_magnet(dataset: str) -> MagNetConfig:
-    """Returns a quick MagNet: four times the paper's steps per epoch, at twice its rate."""
-    return dataclasses.replace(
-        paper_magnet(dataset), batch_size=64, learning_rate=2e-3, epochs=MAGNET_EPOCHS[dataset]
-    )
-
-
-def paper_magnet(dataset: str) -> MagNetConfig:
-    return MAGNET_COLOUR if dataset == "gtsrb" else MagNetConfig()
-
-
 def preset(name: Preset, dataset: DatasetName) -> Config:
     """Returns the options of a preset."""
-    squeezing = FeatureSqueezingConfig(bits=SQUEEZERS[dataset])
+    of = DATASETS[dataset]
+    squeezing = FeatureSqueezingConfig(bits=of.bits)
     if name == "paper":
-        small = dataset == "digits"
+        small = of.paper_victim == of.victim  # too few images for the paper's batches
         return Config(
             dataset,
             name,
-            victim=PAPER_VICTIMS[dataset],
-            cmag=quick_cmag(dataset) if small else CMAGConfig(),
-            cmag_plus=quick_cmag_plus(dataset) if small else CMAG_PLUS,
-            magnet=paper_magnet(dataset),
+            victim=of.paper_victim,
+            cmag=of.cmag() if small else CMAGConfig(),
+            cmag_plus=of.cmag_plus() if small else CMAG_PLUS,
+            magnet=of.paper_magnet,
             feature_squeezing=squeezing,
         )
     return Config(
         dataset,
         name,
         fgsm_images=1000,
-        cw_images=200 if dataset == "digits" else 400,
+        cw_images=of.cw_images,
         other_images=50,
         slow_images=100,
-        victim=VICTIMS[dataset],
-        cmag=quick_cmag(dataset),
-        cmag_plus=quick_cmag_plus(dataset),
-        magnet=quick_magnet(dataset),
-        defense_gan=dataclasses.replace(QUICK_GAN, epochs=GAN_EPOCHS[dataset]),
+        victim=of.victim,
+        cmag=of.cmag(),
+        cmag_plus=of.cmag_plus(),
+        magnet=of.magnet(),
+        defense_gan=of.defense_gan(),
         feature_squeezing=squeezing,
         cw=QUICK_CW,
     )
@@ -218,7 +158,7 @@ def parse(arguments: list[str] | None = None, description: str | None = None) ->
     """Returns the configuration of a command line: the preset, with the given options."""
     choices: dict[str, tuple[str, tuple]] = {
         "preset": ("quick", get_args(Preset)),
-        "dataset": ("digits", tuple(VICTIMS)),
+        "dataset": ("digits", tuple(DATASETS)),
     }
     return cli.parse(
         Config,
@@ -237,15 +177,12 @@ def specs(config: Config) -> list[AttackSpec]:
     return fgsm + [AttackSpec("CW-l2", float(k), options) for k in config.cw_confidence]
 
 
-HARDENED_EPS = {"digits": 0.2, "mnist": 0.3, "fashion_mnist": 0.1, "gtsrb": 0.03}
-
-
 def hardened(config: Config) -> victims.HardenedConfig:
     """Returns the run's victim with adversarial training (eq. 11).
 
     The quick preset trains it for half as long, with FGSM from a random start: PGD of one step.
     """
-    eps = HARDENED_EPS[config.dataset]
+    eps = DATASETS[config.dataset].hardened_eps
     steps = 1 if config.preset == "quick" else 7
     length = 1.25 * eps if steps == 1 else eps / 4
     options = {f.name: getattr(config.victim, f.name) for f in dataclasses.fields(config.victim)}
@@ -255,14 +192,9 @@ def hardened(config: Config) -> victims.HardenedConfig:
     return victims.HardenedConfig(**options, adversarial=attack)
 
 
-# (l-infinity, l2) bounds: the usual ones for small colour images, and for grey 28x28 images.
-OTHER_EPS = {"gtsrb": (8 / 255, 0.5)}
-GREY_EPS = (0.2, 1.5)
-
-
 def other_specs(config: Config) -> list[AttackSpec]:
     """Returns every other attack, at its usual strength; the quick preset shortens them."""
-    eps, eps_l2 = OTHER_EPS.get(config.dataset, GREY_EPS)
+    eps, eps_l2 = DATASETS[config.dataset].other_eps
     quick = config.preset == "quick"
     cw = dataclasses.asdict(config.cw)
     shrinking = {"num_steps": 100, "step_size": 0.05} if quick else {}

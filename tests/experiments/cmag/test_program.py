@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments.cmag import config as cmag_config
+from experiments.cmag import defaults
 from experiments.pipeline import attack_runs, detector_io, detectors
 from tests.experiments.tiny_runs import ROOT, finish, kept_compilations, rows, start, wait_for
 
@@ -180,7 +181,7 @@ def test_the_saved_detector_decides_as_the_run_did(finished):
         detector_io.load(folder)
 
 
-@pytest.mark.parametrize("dataset", cmag_config.VICTIMS)
+@pytest.mark.parametrize("dataset", defaults.DATASETS)
 @pytest.mark.parametrize("name", ["quick", "paper"])
 def test_presets_are_what_the_command_line_starts_from(dataset, name):
     parsed = cmag_config.parse([f"--dataset={dataset}", f"--preset={name}", "--cmag.mu-gr=0.25"])

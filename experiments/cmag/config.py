@@ -57,7 +57,7 @@ class Config:
     fgsm_images: int = 10_000  # correctly classified test images to attack with FGSM
     cw_images: int = 1000  # the same, with CW-l2
     other_images: int = 200  # the same, with each other attack of attacks_jax; for --systems=all
-    hardened_images: int = 100  # per attack of tables 3-7, on the adversarially trained victim
+    hardened_images: int = 100  # per attack of tables 3-7, on eq. 11's adversarially trained victim
     # Most images of each kind that Defense-GAN scores, as it is slow; it skips other attacks.
     slow_images: int = 500
     attack_batch: int = 200  # images per attack batch; section 4.1

@@ -21,16 +21,16 @@ MOST_BLOCKS, MOST_CONVOLUTIONS, MOST_WIDTH, MOST_SHIFT = 16, 64, 16_384, 1024
 class VictimConfig:
     """All that determines a trained victim, besides the data set and the seed."""
 
-    channels: tuple[int, ...] = (32, 64)  # per block of convolution, ReLU and 2x2 pooling
+    channels: tuple[int, ...] = (32, 64)  # channels per block of convolution, ReLU and 2x2 pooling
     _: dataclasses.KW_ONLY
-    convolutions: int = 1  # per block; two or more make the network VGG-like
+    convolutions: int = 1  # convolutions per block; two or more make the network VGG-like
     dense: int = 128  # width of the layer between feature maps and logits
     dropout: float = 0.5  # dropout rate before the logits, in training
     standardise: bool = False  # subtract each image's mean, divide by its standard deviation
     max_shift: int = 0  # largest random shift of training images, in pixels
     epochs: int = 5
     batch_size: int = 128
-    learning_rate: float = 1e-3  # of Adam, with cosine decay to zero
+    learning_rate: float = 1e-3  # Adam's learning rate, with cosine decay to zero
 
     # Options of NetworkConfig. They are no fields, because fields would change the cache keys.
     labels: ClassVar = "true"

@@ -33,7 +33,7 @@ class NetworkConfig:
     labels: Labels = "true"  # "replaced": K - 1 - y, as for Td in section III-D
     epochs: int = 8  # 0: the untrained network, T- in section III-D
     batch_size: int = 128
-    learning_rate: float = 2e-3  # of Adam, with cosine decay to zero
+    learning_rate: float = 2e-3  # Adam's learning rate, with cosine decay to zero
     dropout: float = 0.0  # dropout rate before the logits, in training
     max_shift: int = 0  # largest random shift of training images, in pixels
     flip: bool = False  # random horizontal flips of training images

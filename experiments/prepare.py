@@ -14,7 +14,7 @@ from experiments.runtime import cli
 @dataclass(frozen=True)
 class Config:
     dataset: Literal["mnist", "fashion_mnist", "cifar10", "gtsrb", "orl_faces", "vggface2"]
-    data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
+    data_dir: Path | None = None  # where TFDS keeps prepared data sets; None: TFDS_DATA_DIR
     manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
     face_size: tuple[int, int] | None = None  # (height, width) to scale faces to
 

@@ -1,7 +1,7 @@
 """Updates the tables of documents: `python -m experiments.refresh README.md docs/cmag.md`.
 
-A table stands below the command that printed it: a code block with `python -m experiments.report
-...`. The program runs each command again and replaces the table with the new output.
+A table stands below the command that printed it, `python -m experiments.report ...` in its own
+code block. The program runs each command again and replaces the table with the new output.
 """
 
 import contextlib

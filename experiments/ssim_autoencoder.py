@@ -62,10 +62,10 @@ class Config:
     seed: int = 0
     epochs: int = 10
     batch_size: int = 50
-    learning_rate: float = 1e-3  # of Adam
+    learning_rate: float = 1e-3  # Adam's learning rate
     images: int = 500  # test images to attack
     eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # the largest change of a pixel
-    output_dir: Path | None = None  # run folder (default: runs/ssim-autoencoder-DATASET-seedSEED)
+    output_dir: Path | None = None  # run folder; None: runs/ssim-autoencoder-DATASET-seedSEED
     cache_dir: Path = Path("runs/cache")  # cache of trained autoencoders
     data_dir: Path | None = None
     manual_dir: Path | None = None

@@ -24,20 +24,20 @@ class Config:
     images: int = 50  # correctly classified test images to attack
     slow_images: int = 10  # the same for Defense-GAN, where each score needs a search
     batch: int = 50  # images per batch; no result depends on it
-    steps: int = 1000  # of PGD; for CW, of all rounds together
-    step_size: float = 0.05  # of zero-knowledge PGD, as a share of eps
-    eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # strengths in the tables, l-infinity
+    steps: int = 1000  # steps of PGD, and of all rounds of CW together
+    step_size: float = 0.05  # step of zero-knowledge PGD, as a share of eps
+    eps: tuple[float, ...] = (0.1, 0.2, 0.3)  # l-infinity strengths in the tables
     # Strengths in the distortion curve, which ends at the first that always succeeds.
     wide_eps: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
-    confidence: tuple[float, ...] = (0.0, 9.0, 19.0, 29.0)  # of zero-knowledge CW
+    confidence: tuple[float, ...] = (0.0, 9.0, 19.0, 29.0)  # confidences of zero-knowledge CW
     # How far below its thresholds an attack pushes a surrogate detector, whose scores differ from
     # the deployed detector's. At 1, the score is that of the median clean image.
     margin: float = 0.5
-    search_steps: int = 20  # of the Defense-GAN surrogate that an attack queries at each step
-    restarts: int = 2  # of the same surrogate
-    output_dir: Path | None = None  # default: runs/adaptive-DATASET-PRESET-seedSEED[-SYSTEM]
+    search_steps: int = 20  # of the Defense-GAN surrogate's search, at each attack step
+    restarts: int = 2  # starting points of that search
+    output_dir: Path | None = None  # None: runs/adaptive-DATASET-PRESET-seedSEED[-SYSTEM]
     cache_dir: Path = Path("runs/cache")  # cache of victims, detectors and attacked images
-    data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
+    data_dir: Path | None = None  # where TFDS keeps prepared data sets; None: TFDS_DATA_DIR
     manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
 
     def __post_init__(self) -> None:

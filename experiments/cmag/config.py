@@ -52,17 +52,17 @@ class Config:
     preset: Preset = "quick"  # defaults of the other options: minutes on a CPU, or the paper's
     systems: tuple[Choice, ...] = ("CMAG", "CMAG+")
     seed: int = 0
-    output_dir: Path | None = None  # run folder (default: runs/cmag-DATASET-PRESET-seedSEED)
+    output_dir: Path | None = None  # run folder; None: runs/cmag-DATASET-PRESET-seedSEED
     cache_dir: Path = Path("runs/cache")  # cache of victims, fitted detectors and attacked images
-    data_dir: Path | None = None  # where TFDS keeps prepared data sets (default: TFDS_DATA_DIR)
+    data_dir: Path | None = None  # where TFDS keeps prepared data sets; None: TFDS_DATA_DIR
     manual_dir: Path | None = None  # the publishers' archives, one sub-folder per data set
     fgsm_eps: tuple[float, ...] = paper_values.FGSM_EPS  # strengths of FGSM; empty: no FGSM
     cw_confidence: tuple[float, ...] = (0.0, *paper_values.CW_CONFIDENCE)  # empty: no CW
     fgsm_images: int = 10_000  # correctly classified test images to attack with FGSM
     cw_images: int = 1000  # the same, with CW-l2
     other_images: int = 200  # the same, with each other attack of attacks_jax; for --systems=all
-    hardened_images: int = 100  # per attack of tables 3-7, on the adversarially trained victim
-    # Most images of each kind that Defense-GAN scores, as it is slow; it skips other attacks.
+    hardened_images: int = 100  # per attack of tables 3-7, on eq. 11's adversarially trained victim
+    # Maximum number of images per kind for Defense-GAN, which is slow. It skips other attacks.
     slow_images: int = 500
     attack_batch: int = 200  # images per attack batch; section 4.1
     victim: victims.VictimConfig = field(default_factory=victims.VictimConfig)

@@ -1,1 +1,1 @@
-"""Results as tables, as a page, and as pictures."""
+"""Renders results as tables, pages and pictures."""

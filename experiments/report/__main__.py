@@ -1,6 +1,6 @@
 """Renders runs: `python -m experiments.report RUN...` prints them side by side.
 
-A run's own report.html, with its figures inside, is written by the program that made the run.
+The program that makes a run also writes its report.html, with the figures inside.
 """
 
 import base64
@@ -34,13 +34,13 @@ def main(
 
     Args:
       runs: run folders (or their results.json), at least one.
-      only: the tables to render, by name (cmag/3, extra/fpr, ...); all by default.
-      systems: whose rows to render; everybody's by default.
+      only: names of the tables to render (cmag/3, extra/fpr, ...); all by default.
+      systems: the systems to render; all by default.
       metrics: the metrics to render; all by default.
-      attacks: under which attacks, by name; all by default, and none ("none").
-      seeds: the runs differ by their seeds: put mean and range in one place.
-      intervals: give rates with their 95% intervals (Wilson), areas under curves with DeLong's.
-      markdown: print Markdown instead of tables for a terminal.
+      attacks: names of the attacks to render, "none" for no attack; all by default.
+      seeds: the runs differ only in their seeds: show the mean and the range in one cell.
+      intervals: show 95% intervals: Wilson's for rates, DeLong's for areas under curves.
+      markdown: print Markdown instead of terminal tables.
     """
     for name, chosen in (("only", only), ("systems", systems), ("metrics", metrics)):
         if len(set(chosen)) < len(chosen):
@@ -68,8 +68,11 @@ def main(
 def _together(
     runs: tuple[Path, ...], documents: list[dict[str, Any]], *, told_apart: bool
 ) -> list[Row]:
-    """The rows of all runs. Where two runs are of one system on one data set, it is told with the
-    run, unless they are not to be told apart."""
+    """Returns the rows of all runs.
+
+    If two runs have the same system on the same data set, the label of the data set includes the
+    run's name, unless `told_apart` is False.
+    """
 
     def of(row: Row) -> tuple[str, str]:
         return row["dataset"], row["system"]
@@ -88,19 +91,21 @@ def _together(
 def tables(
     rows: list[Row], only: tuple[str, ...] = ()
 ) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Rows as tables (title, header, body), those named in `only` or all: a table of the paper
-    each, attacks as columns, ours above the paper's."""
+    """Returns rows as tables (title, header, body), either those named in `only` or all.
+
+    Each is a table of the paper, with attacks as columns and our values above the paper's.
+    """
     found = []
     for name in only or sorted({row["table"] for row in rows}):
         of_table = [row for row in rows if row["table"] == name]
-        if not of_table:  # asked for, and nothing of it left
+        if not of_table:  # requested, but without rows
             continue
         found.append((name, *LAYOUTS.get(name, _by_metric)(of_table)))
     return found
 
 
 def _by_metric(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """(header, body): a line each metric of a system, attacks as columns."""
+    """Returns (header, body): one line per metric of a system, attacks as columns."""
     columns = list(dict.fromkeys(_column(row) for row in rows))
     body = []
     for line in dict.fromkeys((r["dataset"], r["system"], r["metric"]) for r in rows):
@@ -114,7 +119,7 @@ def _by_metric(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _by_attack(rows: list[Row], beside: str, across: str) -> tuple[list[str], list[list[str]]]:
-    """(header, body): a line each attack and what is named `beside` it, `across` as columns."""
+    """Returns (header, body): one line per attack and `beside`, values of `across` as columns."""
     columns = list(dict.fromkeys(row[across] for row in rows))
     body = []
     for line in dict.fromkeys((r["dataset"], _column(r), r[beside]) for r in rows):
@@ -124,13 +129,13 @@ def _by_attack(rows: list[Row], beside: str, across: str) -> tuple[list[str], li
     return ["dataset", "attack", beside, *columns, "n"], body
 
 
-# Few metrics of several systems, or few systems under many attacks.
+# For few metrics of several systems, and for few systems under many attacks.
 _metrics_across = partial(_by_attack, beside="system", across="metric")
 _systems_across = partial(_by_attack, beside="metric", across="system")
 
 
 def _listed(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """(header, body): a line each row."""
+    """Returns (header, body): one line per row."""
     body = [
         [
             *(r["dataset"], r["system"], r["metric"], _column(r)),
@@ -153,14 +158,14 @@ LAYOUTS: dict[str, Any] = {
     "extra/adaptive": _systems_across,
     "extra/adaptive/steps": _systems_across,
     "extra/adaptive/distortion": _systems_across,
-    # Whose rows have little in common: a line each.
+    # The rows have little in common: one line per row.
     "extra/benchmark/spt": _listed,
     "extra/spt/storage": _listed,
 }
 
 
 def _cell(rows: list[Row]) -> str:
-    """A figure; of several seeds their mean and range; with its interval where it has one."""
+    """Returns a value, with its interval if it has one, or several seeds' mean and range."""
     if not rows:
         return ""
     values = [row["value"] for row in rows]
@@ -183,7 +188,7 @@ RATES = (
 
 
 def wilson(row: Row) -> tuple[float, float] | None:
-    """The 95% interval (Wilson, 1927) of a rate; None of what is no share of `n` images."""
+    """Returns the 95% interval (Wilson, 1927) of a rate; None if it is no share of `n` images."""
     if not row["metric"].startswith(RATES) or row["metric"].endswith("_constants"):
         return None
     p, n, z = row["value"], row["n"], 1.96
@@ -193,7 +198,7 @@ def wilson(row: Row) -> tuple[float, float] | None:
 
 
 def _with_intervals(rows: list[Row]) -> list[Row]:
-    """The rows with Wilson's intervals, or those that stand in the rows beside them."""
+    """Returns the rows with the intervals that other rows give, or else with Wilson's."""
 
     def of(row: Row) -> tuple[str, ...]:
         return tuple(row[name] for name in ("table", "dataset", "system", "attack", "strength"))
@@ -217,9 +222,9 @@ def write_html(run: Path, title: str, figures: dict[str, Path], note: str) -> No
 
     Args:
       run: a run folder with a results.json.
-      title: the report's.
+      title: the title of the report.
       figures: caption -> PNG.
-      note: what has to be known to read the rates.
+      note: what a reader must know about the rates.
     """
     document = results.read(run)
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
@@ -238,8 +243,8 @@ def write_html(run: Path, title: str, figures: dict[str, Path], note: str) -> No
 
 
 def console(rows: list[Row], only: tuple[str, ...] = ()) -> None:
-    """Prints the tables to the terminal, or, wide enough for all columns, to a file."""
-    # Names are printed as they are: no [markup] and no :emoji: in them.
+    """Prints the tables to the terminal, or to a file, wide enough for all columns."""
+    # Print names unchanged: [markup] and :emoji: have no meaning in them.
     width = None if sys.stdout.isatty() else 160
     out = Console(width=width, markup=False, emoji=False)
     for table in tables(rows, only):

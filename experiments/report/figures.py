@@ -1,4 +1,4 @@
-"""Pictures as PNG files: images side by side, and whatever else matplotlib has drawn."""
+"""Saves pictures as PNG files: images side by side, and any matplotlib figure."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from experiments.runtime import cache
 
-matplotlib.use("Agg")  # files only: a screen may be missing
+matplotlib.use("Agg")  # writes files only; needs no screen
 
 
 def gallery(path: Path, title: str, columns: dict[str, np.ndarray]) -> None:
-    """Images side by side: one column a name, one row an example. Each (N, H, W, C)."""
+    """Draws images (N, H, W, C) side by side: one column per name, one row per example."""
     rows = len(next(iter(columns.values())))
     figure = Figure(figsize=(1.3 * len(columns), 1.3 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)

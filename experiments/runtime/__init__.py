@@ -1,1 +1,1 @@
-"""What every program needs and no other room is needed for: cache, command line, results."""
+"""Shared by every program, and independent of other folders: cache, command line, results."""

@@ -1,4 +1,4 @@
-"""A function of one batch size, applied to any number of rows: it compiles once."""
+"""Applies a function to any number of rows in batches of one size, so that it compiles once."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,15 +19,15 @@ def map_batches(
     file: Callable[[int], Path] | None = None,
     on_batch: Callable[[int], object] = lambda _: None,
 ) -> Arrays:
-    """The function's results for rows 0 to `count`, joined.
+    """Returns the function's results for rows 0 to `count` - 1, joined.
 
     Args:
-      function: row numbers (size,) -> {name: array with an axis of that length}. The last batch
-        is filled up with repeats of its own rows; their results are dropped.
+      function: row numbers (size,) -> {name: array with an axis of that length}. Repeats of
+        its own rows pad the last batch; their results are dropped.
       count: at least 1.
-      axes: name -> the axis of the rows; 0 where a name is missing.
-      file: the first row of a batch -> the .npz file that keeps its results. A batch whose file is
-        there is read, not computed.
+      axes: name -> the axis of the rows; 0 for missing names.
+      file: the first row of a batch -> the .npz file that keeps its results. If the file exists,
+        the batch is read, not computed.
       on_batch: called after each batch with the number of its rows.
     """
     axes = axes or {}
@@ -53,6 +53,6 @@ def map_batches(
 def map_images(
     function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, size: int
 ) -> np.ndarray:
-    """The function of images (B, ...), for all images (N, ...), at least one: (N, ...)."""
+    """Returns function(images) for images (N, ...), in batches (B, ...); N is at least 1."""
     size = min(size, len(images))
     return map_batches(lambda rows: {"of": function(images[rows])}, len(images), size)["of"]

@@ -1,6 +1,8 @@
-"""What has been computed once is not computed again: results under a name that says what
-determines them. Writes are atomic, so a killed program leaves a whole file or none; what is read
-is checked against the digest that was stored with it."""
+"""A cache on disk. The name of a result contains a key of all that determines it.
+
+Writes are atomic, so a killed program leaves a complete file or none. Reads check the digest that
+is stored with the data.
+"""
 
 import contextlib
 import dataclasses
@@ -21,21 +23,21 @@ from typing import Any
 import jax
 import numpy as np
 
-PARTIAL = ".partial-"  # what temporary folders' names begin with
+PARTIAL = ".partial-"  # prefix of temporary folders
 SWEEP_AFTER_SECONDS = 3600
 YOUNG_SECONDS = 10
 REPLACE_ATTEMPTS = 20
-DIGEST = "digest of all"  # the member of an .npz that the others are checked by
+DIGEST = "digest of all"  # the member of an .npz that checks the others
 
 
 def key(**determines: Any) -> str:
-    """Twelve hex digits that change with anything given: configs, numbers, strings, tuples."""
+    """Returns twelve hex digits that depend on all arguments: configs, numbers, strings, tuples."""
     text = json.dumps(determines, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """A hash of the arrays' bytes, types and shapes, to be part of a key."""
+    """Returns a hash of the arrays' bytes, types and shapes, for use in a key."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype} {array.shape}".encode())
@@ -44,7 +46,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def digest_of_tree(tree: Any) -> str:
-    """A hash of every leaf's value, in order, and of its place in the tree."""
+    """Returns a hash of every leaf's value, in order, and of its place in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     paths = key(paths=[jax.tree_util.keystr(path) for path, _ in leaves])
     return f"{paths}-{digest(*(_as_numpy(leaf) for _, leaf in leaves))}"
@@ -62,14 +64,16 @@ def _plain(value: Any) -> Any:
 
 
 def arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays in `path` (.npz), computed and written there the first time, and again, with a
-    warning, where the file turns out to be damaged."""
+    """Returns the arrays in `path` (.npz).
+
+    Computes and writes them if the file is missing or, with a warning, damaged.
+    """
     if path.exists():
         try:
             return _load(path)
         except (PermissionError, IsADirectoryError):
             raise
-        except Exception as error:  # zipfile, zlib and NumPy raise whatever damage leads them to
+        except Exception as error:  # zipfile, zlib and NumPy raise many types for damage
             warn_of_damage(path, error)
     values = {name: np.asarray(value) for name, value in compute().items()}
     write_atomically(path, lambda temporary: _save(temporary, values))
@@ -82,8 +86,10 @@ def warn_of_damage(path: Path, error: Exception) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a temporary path (which it makes a file or a folder of) and moves what
-    it wrote to `path`, replacing what was there. Two programs may write the same path at once."""
+    """Calls `write` with a temporary path, and moves the new file or folder to `path`.
+
+    It replaces what was there. Two programs may write the same path at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as folder,
@@ -95,8 +101,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _replace(temporary: Path, path: Path, folder: Path) -> None:
-    """Moves the file or folder to `path`. A folder can't be replaced in one move: what is there is
-    moved away first, and another program may put a new one there, or take the old one, between."""
+    """Moves the file or folder to `path`.
+
+    One move can't replace a folder, so the old folder is moved away first. In between, another
+    program may put a new one there, or take the old one.
+    """
     for attempt in itertools.count():
         if path.is_dir():
             with contextlib.suppress(FileNotFoundError):
@@ -110,11 +119,10 @@ def _replace(temporary: Path, path: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Marks a temporary folder as one of a living program: the system frees a lock with the process
-    that holds it, however it ends."""
+    """Marks a temporary folder as in use by a lock. The system frees it when the process ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: age alone protects it
+        with contextlib.suppress(OSError):  # a file system without locks: only age protects it
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
@@ -122,11 +130,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path, pattern: str = f"**/{PARTIAL}*") -> None:
-    """Removes sub-folders that dead programs left half-written: those of `write_atomically` unless
-    they are locked, or so young that their program may not have locked them yet; others, and those
-    on a file system without locks, when they are untouched for an hour."""
+    """Removes sub-folders that dead programs left half-written.
+
+    It keeps folders of `write_atomically` that are locked, or so young that their program may not
+    have locked them yet. It removes other folders, and those on a file system without locks, after
+    an hour without changes.
+    """
     for leftover in folder.glob(pattern):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # somebody else swept it
+        with contextlib.suppress(
+            FileNotFoundError, NotADirectoryError
+        ):  # another program removed it
             age = time.time() - leftover.stat().st_mtime
             ours = leftover.name.startswith(PARTIAL)
             if age > SWEEP_AFTER_SECONDS or (ours and age > YOUNG_SECONDS and _is_free(leftover)):
@@ -134,7 +147,7 @@ def sweep(folder: Path, pattern: str = f"**/{PARTIAL}*") -> None:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether locks work here and none is held on the folder."""
+    """Returns whether locks work here and no process holds one on the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,6 +172,6 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 def _of_all(values: dict[str, np.ndarray]) -> str:
-    """A digest of the arrays and their names."""
+    """Returns a digest of the arrays and their names."""
     each = {name: digest(values[name]) for name in sorted(values)}
     return key(**{"digests": each})

@@ -1,5 +1,5 @@
-"""Pytrees on disk, with Orbax, each beside a digest of its leaves: Orbax itself reads a flipped bit
-as another weight."""
+"""Saves pytrees with Orbax, each with a digest of its leaves. Orbax alone reads a flipped bit as
+another weight."""
 
 import errno
 import json
@@ -15,11 +15,11 @@ import orbax.checkpoint as ocp
 from experiments.runtime import cache
 from experiments.runtime.errors import DataError
 
-SPARE_BYTES = 2**20  # for what Orbax writes beside the values
+SPARE_BYTES = 2**20  # for Orbax's own files
 
 
 def save(path: Path, tree: Any) -> None:
-    """Writes the folder `path`, which is not there yet."""
+    """Writes the folder `path`, which must not exist yet."""
     path.mkdir(parents=True)
     _check_room(path, tree)
     with ocp.StandardCheckpointer() as checkpointer:
@@ -28,10 +28,10 @@ def save(path: Path, tree: Any) -> None:
 
 
 def load(path: Path, like: Any) -> Any:
-    """The tree in `path`; `like` has its structure, shapes and types.
+    """Returns the tree in `path`; `like` has the same structure, shapes and types.
 
     Raises:
-      DataError: it is missing, damaged, or of another structure.
+      DataError: the tree is missing, damaged, or of another structure.
     """
     try:
         expected = json.loads((path / "digest.json").read_text())["digest"]
@@ -41,7 +41,7 @@ def load(path: Path, like: Any) -> Any:
         found = cache.digest_of_tree(tree)
     except MemoryError:
         raise
-    except Exception as error:  # Orbax and TensorStore raise whatever damage leads them to
+    except Exception as error:  # Orbax and TensorStore raise many types for damage
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{path} is missing, damaged or of another network ({what})") from error
     if found != expected:
@@ -50,8 +50,10 @@ def load(path: Path, like: Any) -> Any:
 
 
 def once(path: Path, like: Any, compute: Callable[[], Any]) -> Any:
-    """The tree in `path`, computed and written there the first time, and again, with a warning,
-    where it turns out to be damaged."""
+    """Returns the tree in `path`.
+
+    Computes and writes it if it is missing or, with a warning, damaged.
+    """
     if path.exists():
         try:
             return load(path, like)
@@ -63,17 +65,17 @@ def once(path: Path, like: Any, compute: Callable[[], Any]) -> Any:
 
 
 class Steps:
-    """The newest states of a training, a folder each, named by how many epochs are behind it.
+    """The newest states of a training, one folder each, named by the number of finished epochs.
 
-    Each is written elsewhere and moved, so that two programs that train the same network on one
-    cache do each other no harm: they train it twice.
+    Each state is written elsewhere and then moved. Two programs can therefore train the same
+    network with one cache; each trains it fully.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, step: int, tree: Any) -> None:
-        """Keeps the state, and no earlier one."""
+        """Saves the state, and removes earlier ones."""
         path = self.folder / str(step)
         cache.write_atomically(path, lambda temporary: save(temporary, tree))
         for other in self._numbered():
@@ -81,14 +83,16 @@ class Steps:
                 shutil.rmtree(self.folder / str(other), ignore_errors=True)
 
     def latest(self, like: Any) -> tuple[int, Any] | None:
-        """(step, state) of the newest that can be read; None: of none. Those that can't be read
-        are left out with a warning."""
+        """Returns (step, state) of the newest readable state, or None.
+
+        It skips unreadable states with a warning.
+        """
         for step in sorted(self._numbered(), reverse=True):
             path = self.folder / str(step)
             try:
                 return step, load(path, like)
             except DataError as error:
-                if path.exists():  # another program, that is further on, may have removed it
+                if path.exists():  # a program that is further on may have removed it
                     cache.warn_of_damage(path, error)
         return None
 
@@ -99,16 +103,20 @@ class Steps:
 
 
 def _check_room(path: Path, tree: Any) -> None:
-    """Raises OSError where the disk has no room for the tree. Orbax writes in threads, whose errors
-    are printed as tracebacks."""
+    """Raises OSError if the disk has no room for the tree.
+
+    Orbax itself writes in threads, which print their errors as tracebacks.
+    """
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     if shutil.disk_usage(path).free < 2 * size + SPARE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def here(like: Any) -> Any:
-    """Shapes and types to restore by, on this process's first device: a checkpoint remembers the
-    device that it was saved from, which may be another machine's."""
+    """Returns the shapes and types of `like`, on this process's first device.
+
+    A checkpoint records the device that it was saved from, which may be on another machine.
+    """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def leaf(x):
@@ -118,7 +126,7 @@ def here(like: Any) -> Any:
 
 
 def _check_like(tree: Any, like: Any) -> None:
-    """Orbax gives an array of the stored shape or type where it can't give the one asked for."""
+    """Raises ValueError if Orbax returned the stored shape or type, not the requested one."""
     for found, wanted in zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True):
         if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
             raise ValueError(

@@ -1,13 +1,13 @@
-"""What the options of a command line may be, beyond their types. A ValueError says what was
-expected and what came; tyro prints it, before anything runs.
+"""Checks command-line options beyond their types. A ValueError names the expected and the given
+value. tyro prints it before the program starts its work.
 
     checks.counts(self, "images", "epochs")  # in a configuration's __post_init__
 """
 
 from typing import Any
 
-SEEDS = 2**32  # jax.random.key takes a seed's lowest 32 bits, so that 2**32 would be seed 0 again
-MOST = 2**31 - 1  # what int32 counts
+SEEDS = 2**32  # jax.random.key uses the lowest 32 bits, so 2**32 would equal seed 0
+MOST = 2**31 - 1  # the largest int32
 
 
 def seeds(*given: int) -> None:
@@ -17,7 +17,7 @@ def seeds(*given: int) -> None:
 
 
 def counts(config: Any, *names: str, least: int = 1, most: int = MOST) -> None:
-    """Whole numbers; those that are None are left to their defaults."""
+    """Checks that counts are in [least, most]. None stands for a default and passes."""
     for name in names:
         value = getattr(config, name)
         if value is None:
@@ -29,7 +29,7 @@ def counts(config: Any, *names: str, least: int = 1, most: int = MOST) -> None:
 
 
 def above_zero(config: Any, *names: str, most: float) -> None:
-    """Numbers in (0, most]; NaN is in no interval, and None is left to its default."""
+    """Checks that numbers are in (0, most]. NaN fails. None stands for a default and passes."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0 < value <= most:
@@ -37,7 +37,7 @@ def above_zero(config: Any, *names: str, most: float) -> None:
 
 
 def different(config: Any, *names: str) -> None:
-    """Tuples in which nothing stands twice."""
+    """Checks that tuples have no element twice."""
     for name in names:
         values = getattr(config, name)
         if len(set(values)) < len(values):
@@ -45,7 +45,7 @@ def different(config: Any, *names: str) -> None:
 
 
 def some(config: Any, *names: str) -> None:
-    """Tuples that hold something, and nothing twice."""
+    """Checks that tuples are not empty and have no element twice."""
     for name in names:
         if not getattr(config, name):
             raise ValueError(f"expected at least one of {name}, got none")

@@ -1,4 +1,4 @@
-"""How a program is told what to do, and how it ends when it can't go on."""
+"""Parses command lines, checks folders, and ends programs with clear errors."""
 
 import argparse
 import contextlib
@@ -20,9 +20,9 @@ from experiments.runtime import cache, xla
 from experiments.runtime.errors import DataError
 
 Config = TypeVar("Config")
-LEAST_ROOM = 2**24  # bytes on a disk: less than any run leaves in its folders
+LEAST_ROOM = 2**24  # free bytes that a disk must have; any run needs more
 GO_ON = "the same command goes on from what is in the cache"
-# What an error of the system asks for, where its own words don't say.
+# Remedies for system errors whose own message names none.
 REMEDIES = {
     errno.ENOSPC: f"make room on that disk: {GO_ON}",
     errno.EDQUOT: f"make room under your quota: {GO_ON}",
@@ -45,15 +45,15 @@ def parse(
     prog: str,
     description: str | None,
 ) -> Config:
-    """The command line's configuration: the preset's, with what is given changed.
+    """Returns the configuration of a command line: the preset, with the given options.
 
     Args:
       preset: makes the default configuration from the choices, in their order.
-      choices: an option that decides on the preset -> (what it is by default, what it may be).
+      choices: an option that selects the preset -> (its default, its allowed values).
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, (default, _) in choices.items():
-        # Without its value, and of what is not known, tyro explains what is wrong.
+        # tyro reports missing values and unknown options.
         early.add_argument(f"--{name}", default=default, nargs="?")
     chosen = vars(early.parse_known_args(arguments)[0])
     known = all(chosen[name] in values for name, (_, values) in choices.items())
@@ -62,12 +62,13 @@ def parse(
 
 
 def prepare_folders(output_dir: Path, cache_dir: Path | None = None) -> None:
-    """Sees, before anything is computed, that the folders can be written to, and sweeps from the
-    cache what killed programs left half-written.
+    """Checks that the folders are writable, before anything is computed.
+
+    Also removes from the cache what killed programs left half-written.
 
     Raises:
-      DataError: one that can't be made, or written to: a file in its place, a missing right, a
-        full disk.
+      DataError: a folder can't be made or written to: a file in its place, a missing right, a full
+        disk.
     """
     for option, folder in (("--output-dir", output_dir), ("--cache-dir", cache_dir)):
         if folder is not None:
@@ -76,12 +77,12 @@ def prepare_folders(output_dir: Path, cache_dir: Path | None = None) -> None:
         for pattern in (
             f"{cache.PARTIAL}*",
             f"*/{cache.PARTIAL}*",
-        ):  # no deeper: it may be anyone's
+        ):  # no deeper: others may own it
             cache.sweep(cache_dir, pattern)
 
 
 def check_writable(option: str, folder: Path) -> None:
-    """Makes the folder, if it isn't there, and raises a DataError where it can't be written to."""
+    """Makes the folder if it is missing; raises a DataError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -97,9 +98,11 @@ def check_writable(option: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def program() -> Iterator[None]:
-    """What every program's main runs in. It sets XLA's flags and the allocator (`xla`), and ends
-    the process with one line, not with a traceback, where the user has to act. An unexpected
-    error keeps its traceback."""
+    """Wraps every program's main.
+
+    It sets XLA's flags and the allocator (`xla`). If the user has to act, it ends the process with
+    one line, not with a traceback. An unexpected error keeps its traceback.
+    """
     xla.tune_process()
     for log in ("absl", "asyncio"):
         logging.getLogger(log).addFilter(_is_unexpected)
@@ -108,7 +111,7 @@ def program() -> Iterator[None]:
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {GO_ON}")
-    except BrokenPipeError:  # `| head`: Python would complain once more when it flushes at exit
+    except BrokenPipeError:  # `| head`: avoid a second error when Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
@@ -119,16 +122,19 @@ def program() -> Iterator[None]:
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
-    """Whether a log's record has to be shown: what Orbax's threads raise they log as well, with a
-    traceback."""
+    """Returns whether to show a log record.
+
+    Orbax's threads raise their errors and also log them with a traceback.
+    """
     error = record.exc_info[1] if record.exc_info else None
     return error is None or in_words(error) is None
 
 
 @contextlib.contextmanager
 def blaming(what: str) -> Iterator[None]:
-    """Names the options at fault where a library refuses a value: a ValueError that says what was
-    expected becomes a DataError. Other ValueErrors pass.
+    """Names the options at fault when a library refuses a value.
+
+    A ValueError that says what was expected becomes a DataError. Other ValueErrors pass.
 
         with cli.blaming("--cmag.*"):
             detectors.fit(...)
@@ -142,7 +148,7 @@ def blaming(what: str) -> Iterator[None]:
 
 
 def in_words(error: BaseException) -> str | None:
-    """What a user is told of the error, or None where it is not the user's to mend."""
+    """Returns the message for the user, or None if the user can't fix the error."""
     if isinstance(error, DataError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
@@ -150,7 +156,7 @@ def in_words(error: BaseException) -> str | None:
         remedy = REMEDIES.get(error.errno)
         return f"{where}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
     full = os.strerror(errno.ENOSPC)
-    if full in str(error):  # as TensorStore puts it, among much else
+    if full in str(error):  # TensorStore's message contains it
         file = re.search('"(/[^"]+)"', str(error))
         where = f"{file[1].split(f'/{cache.PARTIAL}')[0]}: " if file else ""
         return f"{where}{full}; {REMEDIES[errno.ENOSPC]}"

@@ -1,6 +1,6 @@
-"""The error that every program ends on in one line."""
+"""The error that ends a program with one line."""
 
 
 class DataError(Exception):
-    """Something outside the program that is missing, damaged or can't be used, a data set or a
-    stored file most of all: the message names what, where, and the remedy."""
+    """Something outside the program, such as a data set or a stored file, is missing, damaged or
+    unusable. The message names the problem, the place and the remedy."""

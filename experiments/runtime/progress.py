@@ -1,4 +1,4 @@
-"""One look for every progress bar."""
+"""Progress bars in one style."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -13,5 +13,5 @@ def bar(total: int, title: str, unit: str, **options: Any) -> tqdm:
 
 
 def over(items: Iterable[Item], title: str) -> Iterator[Item]:
-    """The items, one after another, under a bar."""
+    """Yields the items, with a progress bar."""
     yield from tqdm(list(items), desc=f"{title:<22}", dynamic_ncols=True)

@@ -1,4 +1,4 @@
-"""results.json: one row a figure, and what produced it."""
+"""Writes and reads results.json: one row per measured value, and the provenance of the run."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ PEERS = ("torch", "foolbox", "adversarial-robustness-toolbox", "torchattacks")
 
 @dataclass(frozen=True)
 class Row:
-    """One measured figure. `paper` is the paper's value for it, where the paper has one."""
+    """One measured value. `paper` is the paper's value, if the paper has one."""
 
     table: str  # the paper's table ("cmag/3"), or "extra/..."
     dataset: str
@@ -37,18 +37,18 @@ class Row:
     strength: float | None
     metric: str
     value: float
-    n: int  # the images it was measured on
+    n: int  # number of images measured
     paper: float | None = None
 
 
-# Field of a row -> what it is in JSON, which has 1 for 1.0.
+# Field of a row -> its type in JSON, where 1.0 may become 1.
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("table", "dataset", "system", "attack", "metric"), str),
     **dict.fromkeys(("strength", "paper"), int | float | None),
     "value": int | float,
     "n": int,
 }
-LARGEST = 1e300  # of a number in a row: JSON knows no bounds, and NaN
+LARGEST = 1e300  # largest number in a row; JSON has no bounds, and allows NaN
 
 
 def write(path: Path, *, config: Any, rows: Iterable[Row], seconds: dict[str, float]) -> None:
@@ -66,10 +66,10 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The document of a run folder or of its results.json.
+    """Returns the document of a run folder or of its results.json.
 
     Raises:
-      DataError: it is missing, can't be read, or holds something else than `write` writes.
+      DataError: it is missing, unreadable, or not in the format of `write`.
     """
     file = path / "results.json" if path.is_dir() else path
     try:
@@ -92,7 +92,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _check_row(row: Any) -> None:
-    """Raises TypeError or ValueError unless it is a `Row` as JSON has it."""
+    """Raises TypeError or ValueError unless `row` is a `Row` in JSON form."""
     if not isinstance(row, dict) or set(row) != set(KINDS):
         raise TypeError(f"expected rows of {', '.join(KINDS)}, got {str(row)[:80]}")
     for name, kinds in KINDS.items():
@@ -106,8 +106,11 @@ def _check_row(row: Any) -> None:
 
 
 def read_all(runs: Iterable[Path]) -> list[dict[str, Any]]:
-    """The documents of the runs named on a command line, which has to name one; a DataError as of
-    `read`."""
+    """Returns the documents of the runs that a command line names.
+
+    Raises:
+      DataError: as in `read`, or no run is named.
+    """
     documents = [read(run) for run in runs]
     if not documents:
         raise DataError("expected the name of at least one run folder, got none")
@@ -127,18 +130,18 @@ def provenance(seconds: dict[str, float]) -> dict[str, Any]:
 
 
 def peak_memory_gib() -> float:
-    """The most memory this process has held resident, in GiB."""
+    """Returns the peak resident memory of this process, in GiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes or KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def since_start() -> float:
-    """Seconds since this process was started, imports included."""
+    """Returns the seconds since this process started, imports included."""
     return time.time() - psutil.Process().create_time()
 
 
 class Stopwatch:
-    """Seconds by stage, and how many of all seconds XLA spent compiling."""
+    """Measures the seconds per stage, and the seconds of compilation in all stages."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"compile": 0.0}
@@ -151,7 +154,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the seconds spent inside to the stage's."""
+        """Adds the seconds spent inside to the stage."""
         start = time.monotonic()
         try:
             yield
@@ -169,7 +172,7 @@ def _device() -> str:
 
 
 def _peers() -> tuple[str, ...]:
-    """Those that are installed."""
+    """Returns the installed reference implementations."""
     names = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
     return tuple(name for name in PEERS if name in names)
 

@@ -1,4 +1,4 @@
-"""Training on attacked images (Madry et al., 2018, section 2.1; CMAG, eq. 11)."""
+"""Adversarial training (Madry et al., 2018, section 2.1; CMAG, eq. 11)."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from experiments.runtime import checks
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """Training on PGD's examples in the place of the images (Madry et al., 2018, section 5)."""
+    """Training on PGD examples instead of clean images (Madry et al., 2018, section 5)."""
 
-    eps: float = 8 / 255  # l-infinity
+    eps: float = 8 / 255  # l-infinity radius
     step_size: float = 2 / 255
     num_steps: int = 7
 
@@ -27,11 +27,11 @@ class AdversarialConfig:
 def perturb(
     key: jax.Array, logits: Partial, images: jax.Array, labels: jax.Array, config: AdversarialConfig
 ) -> jax.Array:
-    """PGD's examples in the l-infinity ball (Madry et al., 2018, section 2.1).
+    """Returns PGD examples in the l-infinity ball (Madry et al., 2018, section 2.1).
 
-    Written out, and not attacks_jax.pgd, which leaves alone what is misclassified already and
-    looks back for the best of its steps: training wants the last step's images of the whole batch.
-    On a CPU the loop is unrolled, because XLA's convolutions are slow in compiled loops there.
+    This is not attacks_jax.pgd, which skips misclassified images and returns the best of its steps.
+    Training needs the last step's images of the whole batch. On a CPU the loop is unrolled, because
+    XLA's convolutions are slow in compiled loops there.
     """
 
     def loss(perturbed):

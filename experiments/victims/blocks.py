@@ -1,5 +1,5 @@
-"""What the networks are built of, for XLA's sake without strides: on a CPU the gradients of
-strided convolutions and of pooling by reduce_window are many times slower."""
+"""Building blocks of the networks, without strides. With XLA on a CPU, the gradients of strided
+convolutions and of pooling by reduce_window are many times slower."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# For ReLU networks of eight and more layers (He et al., 2015): without batch normalisation,
-# Flax's own default lets their signal die out.
+# For ReLU networks of eight and more layers (He et al., 2015). Without batch normalisation, their
+# signal vanishes under Flax's default.
 he_normal = nn.initializers.he_normal()
 
 
@@ -30,18 +30,18 @@ class ConvUnit(nn.Module):
             self.channels,
             (self.kernel, self.kernel),
             padding=self.padding,
-            use_bias=not self.normalise,  # the normalisation has one
+            use_bias=not self.normalise,  # batch normalisation has one
             kernel_init=he_normal,
         )(x)
         if self.normalise:
-            # Running averages that follow within tens of steps, since some trainings are short.
+            # Running averages adapt within tens of steps, because some trainings are short.
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         return self.activation(x)
 
 
 class Residual(nn.Module):
     """(B, h, w, c) -> (B, h, w, channels): ReLU(f(x) + x), f two convolutions (He et al., 2016,
-    fig. 2); where the channels change, x goes through a 1x1 convolution (option B)."""
+    fig. 2). If the channels change, x passes a 1x1 convolution (option B)."""
 
     channels: int
 
@@ -79,8 +79,8 @@ class Inception(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max pooling by a reshape: XLA's reduce_window has a gradient 5 to 10 times slower on a
-    CPU. An odd last row or column is left out, as 'valid' pooling does."""
+    """2x2 max pooling by a reshape. On a CPU, the gradient of XLA's reduce_window is 5 to 10 times
+    slower. It drops an odd last row or column, as 'valid' pooling does."""
     return _windows(x).max(axis=(2, 4))
 
 
@@ -90,13 +90,15 @@ def average_pool(x: jax.Array) -> jax.Array:
 
 
 def can_pool(x: jax.Array) -> bool:
-    """Whether 2x2 pooling leaves anything: five of them leave nothing of 28x28 pixels."""
+    """Returns whether 2x2 pooling leaves a pixel: five poolings leave none of 28x28 pixels."""
     return min(x.shape[1:3]) >= 2
 
 
 def max_of_neighbours(x: jax.Array) -> jax.Array:
-    """3x3 max pooling of stride 1 of a rectified x: rows first, then columns. The zeros that it is
-    padded with never win."""
+    """3x3 max pooling of stride 1, rows first, then columns.
+
+    x must be rectified, so that the zero padding does not change the maximum.
+    """
     for axis in (1, 2):
         size = x.shape[axis]
         pads = [(1, 1) if a == axis else (0, 0) for a in range(4)]

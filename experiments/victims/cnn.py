@@ -13,26 +13,26 @@ from experiments.runtime import checks
 from experiments.victims.adversarial import AdversarialConfig
 from experiments.victims.blocks import max_pool
 
-# More of these is a mistake in the number of zeros.
+# A larger value likely has a zero too many.
 MOST_BLOCKS, MOST_CONVOLUTIONS, MOST_WIDTH, MOST_SHIFT = 16, 64, 16_384, 1024
 
 
 @dataclass(frozen=True)
 class VictimConfig:
-    """Everything that determines a trained victim beside the data set and the seed."""
+    """All that determines a trained victim, besides the data set and the seed."""
 
-    channels: tuple[int, ...] = (32, 64)  # a block of convolution, ReLU and 2x2 pooling each
+    channels: tuple[int, ...] = (32, 64)  # channels per block of convolution, ReLU and 2x2 pooling
     _: dataclasses.KW_ONLY
-    convolutions: int = 1  # in each block; two or more make the network VGG-like
-    dense: int = 128  # the hidden layer between feature maps and logits
-    dropout: float = 0.5  # before the logits, in training
+    convolutions: int = 1  # convolutions per block; two or more make the network VGG-like
+    dense: int = 128  # width of the layer between feature maps and logits
+    dropout: float = 0.5  # dropout rate before the logits, in training
     standardise: bool = False  # subtract each image's mean, divide by its standard deviation
-    max_shift: int = 0  # random shifts of training images, in pixels
+    max_shift: int = 0  # largest random shift of training images, in pixels
     epochs: int = 5
     batch_size: int = 128
-    learning_rate: float = 1e-3  # Adam's, falling to zero along a cosine
+    learning_rate: float = 1e-3  # Adam's learning rate, with cosine decay to zero
 
-    # What NetworkConfig offers beyond this. No fields: fields would change the caches' keys.
+    # Options of NetworkConfig. They are no fields, because fields would change the cache keys.
     labels: ClassVar = "true"
     flip: ClassVar = False
     adversarial: ClassVar[AdversarialConfig | None] = None
@@ -59,10 +59,10 @@ class VictimConfig:
 
 @dataclass(frozen=True)
 class HardenedConfig(VictimConfig):
-    """A victim that is trained against attacks: CMAG, eq. 11."""
+    """A victim with adversarial training: CMAG, eq. 11."""
 
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)  # type: ignore[misc]
-    alpha: float = 0.5  # type: ignore[misc] # the weight of the legitimate images' loss
+    alpha: float = 0.5  # type: ignore[misc] # weight of the clean images' loss
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,7 +99,7 @@ class CNN(nn.Module):
         return feature_maps, nn.Dense(self.classes, name="logits")(x)
 
     def convolution_names(self) -> list[list[str]]:
-        """The names of the convolutions, block by block: conv1 (conv1_2, ...), conv2, ...,
+        """Returns the names of the convolutions, by block: conv1 (conv1_2, ...), conv2, ...,
         feature_maps."""
         blocks = []
         for block in range(1, len(self.channels) + 1):

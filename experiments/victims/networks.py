@@ -1,4 +1,4 @@
-"""The networks of SPT's table II, each at the papers' scale and at one that a CPU trains."""
+"""The networks of SPT's table II, at the papers' widths and at widths that a CPU can train."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -19,27 +19,27 @@ from experiments.victims.blocks import (
 )
 
 Architecture = Literal["VGG", "LeNet", "ResNet", "GoogLeNet", "C4", "C4_WO_BN"]
-# slim: trained on a CPU in minutes; middle: in `zoo/`; wide: wider than middle; full: the papers'.
+# slim: trains on a CPU in minutes; middle: in `zoo/`; wide: wider than middle; full: the papers'.
 Width = Literal["slim", "middle", "wide", "full"]
 Labels = Literal["true", "replaced"]
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything that determines one of SPT's networks beside the data set and the seed."""
+    """All that determines one of SPT's networks, besides the data set and the seed."""
 
     architecture: Architecture
     width: Width = "slim"
-    labels: Labels = "true"  # "replaced": the K - 1 - y of section III-D's Td
-    epochs: int = 8  # 0: the untrained network, section III-D's T-
+    labels: Labels = "true"  # "replaced": K - 1 - y, as for Td in section III-D
+    epochs: int = 8  # 0: the untrained network, T- in section III-D
     batch_size: int = 128
-    learning_rate: float = 2e-3  # Adam's, falling to zero along a cosine
-    dropout: float = 0.0  # before the logits, in training
-    max_shift: int = 0  # random shifts of training images, in pixels
+    learning_rate: float = 2e-3  # Adam's learning rate, with cosine decay to zero
+    dropout: float = 0.0  # dropout rate before the logits, in training
+    max_shift: int = 0  # largest random shift of training images, in pixels
     flip: bool = False  # random horizontal flips of training images
     adversarial: AdversarialConfig | None = None
 
-    # What HardenedConfig offers beyond this. No field: it would change the caches' keys.
+    # An option of HardenedConfig. It is no field, because a field would change the cache keys.
     alpha: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
@@ -69,13 +69,13 @@ class Classifier(nn.Module):
     """images (B, H, W, C) in [0, 1] -> (feature maps (B, h, w, c), logits (B, K)), for any H and W
     of at least 16.
 
-    The feature maps are rectified. Batch statistics are gathered in training and frozen outside
-    of it, so that an attacked image's logits don't depend on its batch-mates.
+    The feature maps are rectified. Batch statistics change only in training, so that an image's
+    logits don't depend on the other images of its batch.
     """
 
     classes: int
     trunk: nn.Module  # (images, *, train) -> feature maps
-    hidden: tuple[int, ...]  # layers between feature maps and logits; none: average over pixels
+    hidden: tuple[int, ...]  # layers from feature maps to logits; empty: average over pixels
     dropout: float
 
     def setup(self) -> None:
@@ -89,7 +89,7 @@ class Classifier(nn.Module):
         return feature_maps, self.logits(embedding)
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, D): what the logits are a linear function of."""
+        """Returns the embedding (B, D) of images (B, H, W, C); logits are linear in it."""
         return self._embedding(self._feature_maps(images, train=False))
 
     def _feature_maps(self, images, *, train):
@@ -105,15 +105,15 @@ class Classifier(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Blocks of equal convolutions, each block ending in 2x2 max pooling: LeNet (LeCun et al.,
+    """Blocks of equal convolutions; each block ends in 2x2 max pooling: LeNet (LeCun et al.,
     1998), VGG (Simonyan and Zisserman, 2015) and C4 (Sarkar et al., "UPSET and ANGRI", 2017).
 
-    Of C4, SPT's figures 6 and 7 are lost to us. What is known: blocks ("Iter_block") of
-    convolutions and ReLU, K the depth of their feature maps, dense layers behind. What we chose:
-    four blocks of two 3x3 convolutions and a pooling, K doubling, and two dense layers; at full
-    width with 2.1 million weights, 8.4 MB, since section IV-F has 8.28 MB for it.
+    SPT's figures 6 and 7, which show C4, are not available. Known are blocks ("Iter_block") of
+    convolutions and ReLU, feature maps of depth K, and dense layers after them. We chose four
+    blocks of two 3x3 convolutions and a pooling, with K doubling, and two dense layers. At full
+    width this has 2.1 million weights, 8.4 MB, because section IV-F gives 8.28 MB.
 
-    LeNet has rectifiers and max pooling for the sigmoids and averages of 1998.
+    LeNet uses rectifiers and max pooling instead of the sigmoids and averages of 1998.
     """
 
     channels: tuple[int, ...]  # block by block
@@ -134,7 +134,7 @@ class Blocks(nn.Module):
 class ResNet(nn.Module):
     """A 3x3 convolution and stages of residual blocks (He et al., 2016), for small images.
 
-    Stages halve the resolution by average pooling where He et al. have strides.
+    Stages halve the resolution by average pooling, where He et al. use strides.
     """
 
     stem: int
@@ -156,7 +156,7 @@ class ResNet(nn.Module):
 class FastResNet(nn.Module):
     """A 3x3 convolution, and stages of a convolution, a pooling and a residual block: the ResNet-9
     of Page ("How to train your ResNet", 2018) with a block in every stage. Only the stem and one
-    convolution see every pixel, so that a forward pass is cheap."""
+    convolution run at full resolution, so a forward pass is cheap."""
 
     stem: int
     stages: tuple[int, ...]  # channels
@@ -176,8 +176,8 @@ class GoogLeNet(nn.Module):
 
     stem: int
     pool_stem: bool  # early, to save time
-    modules: tuple[str, ...]  # a group each: the letters of the modules of stages 3, 4 and 5
-    divisor: int = 1  # of the modules' channels
+    modules: tuple[str, ...]  # per group: letters of the modules of stages 3, 4 and 5
+    divisor: int = 1  # divides the modules' channels
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -214,7 +214,7 @@ def _lenet(*channels: int) -> nn.Module:
     return Blocks(channels, (1, 1), normalise=False, kernel=5, padding="VALID")
 
 
-# What maps images to feature maps, and the hidden layers behind it.
+# The trunk from images to feature maps, and the hidden layers after it.
 _NETWORKS: dict[tuple[Architecture, Width], tuple[nn.Module, tuple[int, ...]]] = {
     ("VGG", "slim"): (Blocks((16, 32, 64), (2, 2, 3)), (128,)),
     ("VGG", "middle"): (Blocks((32, 64, 128, 256), (2, 2, 3, 3)), (256,)),
@@ -249,11 +249,11 @@ _EPOCHS: dict[str, dict[Width, int]] = {
     "orl_faces": {"slim": 60, "full": 60},
     "vggface2": {"slim": 8, "full": 40},
 }
-_MIRRORED = ("cifar10", "orl_faces", "vggface2")  # whose mirror images keep their classes
+_MIRRORED = ("cifar10", "orl_faces", "vggface2")  # mirror images keep their classes
 
 
 def default(architecture: Architecture, dataset: str, width: Width = "slim") -> NetworkConfig:
-    """A training that does well on the data set, one of `experiments.datasets.NAMES`."""
+    """Returns a good training for the data set, one of `experiments.datasets.NAMES`."""
     small = dataset in ("digits", "orl_faces")  # a few hundred images
     return NetworkConfig(
         architecture,

@@ -1,8 +1,8 @@
-"""A fast training for networks that are kept: SGD with momentum, augmented images, an average of
-the weights, and bfloat16 on an accelerator.
+"""The fast training of the zoo's networks: SGD with momentum, augmented images, averaged weights,
+and bfloat16 on an accelerator.
 
-Where `training.py` gets through a small network in minutes, this one gets the most out of a network
-in tens of epochs (Page, "How to train your ResNet", 2018).
+`training.py` trains a small network in minutes. This training gets the most out of a network in
+tens of epochs (Page, "How to train your ResNet", 2018).
 """
 
 import time
@@ -23,28 +23,28 @@ from experiments.victims.adversarial import AdversarialConfig, perturb
 from experiments.victims.networks import Architecture, Labels, NetworkConfig, Width
 from experiments.victims.training import random_flip, random_shift
 
-# Raise it when a change of this file makes networks trained before it another thing.
+# Raise it when a change of this file changes the trained networks.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines a network of the zoo beside the data set and the seed."""
+    """All that determines a network of the zoo, besides the data set and the seed."""
 
     architecture: Architecture
     width: Width = "middle"
-    labels: Labels = "true"  # "replaced": SPT, section III-D's Td
+    labels: Labels = "true"  # "replaced": as for Td in SPT, section III-D
     epochs: int = 60
     batch_size: int = 512
-    learning_rate: float = 0.4  # the highest, after `warmup` of the steps; zero in the end
+    learning_rate: float = 0.4  # the peak, after `warmup` of the steps; it ends at zero
     warmup: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4  # of kernels
     label_smoothing: float = 0.1
-    max_shift: int = 4  # random shifts of training images, in pixels
+    max_shift: int = 4  # largest random shift of training images, in pixels
     flip: bool = True  # random horizontal flips
-    cutout: int = 8  # the side of the square that is blanked in each image (DeVries, 2017)
-    average: float = 0.99  # per step, of the moving average of the weights that is kept
+    cutout: int = 8  # side of the grey square in each image (DeVries, 2017)
+    average: float = 0.99  # decay per step of the moving average of the weights
     adversarial: AdversarialConfig | None = None
 
     def network(self, classes: int) -> Any:
@@ -52,7 +52,7 @@ class Recipe:
 
 
 class _Training(NamedTuple):
-    variables: Any  # Flax's: the weights and batch statistics
+    variables: Any  # of Flax: the weights and batch statistics
     average: Any  # of the variables over the last steps
     optimiser: Any
     progress: jax.Array  # from 0 to 1
@@ -61,13 +61,13 @@ class _Training(NamedTuple):
 def train(
     dataset: Dataset, recipe: Recipe, *, seed: int, cache_dir: Path, seconds: float | None = None
 ) -> tuple[Any, int]:
-    """(the network's Flax variables, averaged over the last steps; the epochs it was trained for).
+    """Returns (the Flax variables, averaged over the last steps; the number of epochs trained).
 
-    An interrupted training goes on where it was last saved.
+    An interrupted training resumes from its last saved state.
 
     Args:
-      seconds: train for about so long instead of for `recipe.epochs`: the learning rate reaches
-        zero in the end all the same. Not repeatable; for a machine that is lent for minutes.
+      seconds: train for about this long instead of for `recipe.epochs`; the learning rate still
+        ends at zero. Not repeatable. For a machine that is available for minutes.
     """
     began = time.monotonic()
     key = cache.key(recipe=recipe, data=dataset.digest, seed=seed, seconds=seconds, version=VERSION)
@@ -87,7 +87,7 @@ def train(
     precision = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
     def logits_of(variables, images):
-        """In low precision: twice as fast or more, where there are units for it."""
+        """Low precision is at least twice as fast on hardware that supports it."""
         low = jax.tree.map(lambda leaf: leaf.astype(precision), variables["params"])
         _, logits = network.apply({**variables, "params": low}, images.astype(precision))
         return logits.astype(jnp.float32)
@@ -149,7 +149,7 @@ def train(
                 bar.update()
             bar.set_postfix(loss=f"{float(value):.3f}")
             done += 1
-            if seconds is not None and done > 1:  # the first one compiles
+            if seconds is not None and done > 1:  # the first epoch compiles
                 now = time.monotonic()
                 more = (began + seconds - now) / (now - epoch_began)
                 epochs = done + max(round(more), 0)
@@ -163,7 +163,7 @@ _SAVE_EVERY = 5  # epochs
 
 
 def _learning_rate(recipe: Recipe, progress: jax.Array) -> jax.Array:
-    """Up to its highest while `recipe.warmup` of the training passes, then down to zero."""
+    """Rises to its peak over the first `recipe.warmup` of the training, then falls to zero."""
     rising = 0.1 + 0.9 * progress / recipe.warmup
     falling = (1 - progress) / (1 - recipe.warmup)
     return recipe.learning_rate * jnp.clip(jnp.minimum(rising, falling), 0, 1)
@@ -174,7 +174,7 @@ def _kernels(weights: Any) -> Any:
 
 
 def _cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
-    """Each image with a grey square, which may reach over the border."""
+    """Returns each image with a grey square, which may cross the border."""
     _, height, width, _ = images.shape
     centres = jax.random.randint(key, (len(images), 2), 0, jnp.array([height, width]))
 

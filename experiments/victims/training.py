@@ -1,4 +1,4 @@
-"""Trains a victim with optax, keeps it with Orbax, goes on where it was interrupted."""
+"""Trains victims with optax, saves them with Orbax, and resumes interrupted trainings."""
 
 import functools
 from pathlib import Path
@@ -18,7 +18,7 @@ from experiments.victims.adversarial import perturb
 from experiments.victims.cnn import CNN, VictimConfig
 from experiments.victims.networks import Classifier, NetworkConfig
 
-# Raise it when a change of this package makes networks trained before it another thing.
+# Raise it when a change of this package changes the trained networks.
 VERSION = 1
 EVALUATION_BATCH = 500
 
@@ -26,20 +26,20 @@ EVALUATION_BATCH = 500
 class Victim(NamedTuple):
     """A trained classifier, as pure functions with the weights bound to them (pytrees)."""
 
-    features_and_logits: Partial  # images -> (feature maps, logits): what cmag_jax asks for
-    logits: Partial  # images -> logits: what attacks_jax.stateless asks for
-    key: str  # what determines it, as a cache key
-    params: Any  # Flax variables: the weights and, where the network has them, batch statistics
-    embed: Partial | None = None  # images -> what the logits are linear in; SPT's networks only
+    features_and_logits: Partial  # images -> (feature maps, logits), for cmag_jax
+    logits: Partial  # images -> logits, for attacks_jax.stateless
+    key: str  # cache key of all that determines it
+    params: Any  # Flax variables: the weights and any batch statistics
+    embed: Partial | None = None  # images -> embedding, before the logits; SPT's networks only
 
 
 def get(
     dataset: Dataset, config: VictimConfig | NetworkConfig, *, seed: int, cache_dir: Path
 ) -> Victim:
-    """The trained victim: from the cache, from an interrupted training's last epoch, or anew.
+    """Returns the trained victim, from the cache or from a new or resumed training.
 
-    An interrupted training that is resumed ends with the same weights as one that was not: the
-    randomness of an epoch is a function of the seed and the epoch's number.
+    A resumed training gives the same weights as an uninterrupted one, because the randomness of an
+    epoch depends only on the seed and the epoch's number.
     """
     key = cache.key(victim=config, data=dataset.digest, seed=seed, version=VERSION)
     network = config.make(dataset.classes)
@@ -54,17 +54,17 @@ def bind(network: CNN | Classifier, params: Any, key: str) -> Victim:
 
 
 def accuracy(victim: Victim, split: Split) -> float:
-    """The share of the split's images that the victim classifies rightly."""
+    """Returns the share of the split's images that the victim classifies correctly."""
     return float(np.mean(predict(victim, split.images) == split.labels))
 
 
 def predict(victim: Victim, images: np.ndarray) -> np.ndarray:
-    """The predicted classes (N,)."""
+    """Returns the predicted classes (N,)."""
     return np.argmax(batched(victim.logits, images), axis=-1)
 
 
 def batched(function: Partial, images: np.ndarray) -> np.ndarray:
-    """What any function of images (B, ...) gives for all of them (N, ...), a batch at a time."""
+    """Returns a function of images (B, ...) for all images (N, ...), in batches."""
     return map_images(lambda batch: np.asarray(_call(function, batch)), images, EVALUATION_BATCH)
 
 
@@ -76,8 +76,8 @@ def _logits(features_and_logits, images):
     return features_and_logits(images)[1]
 
 
-# The same functions for equal networks, so that jit compiles them once: bound methods of equal
-# objects are not equal.
+# Equal networks get the same function, so that jit compiles it once: bound methods of equal objects
+# are not equal.
 @functools.cache
 def _apply(network):
     return network.apply
@@ -174,7 +174,7 @@ def _train(
 
 
 def _check_loss(value: float, epoch: int, learning_rate: float) -> None:
-    """Raises DataError where a training diverges: nothing that follows would mean anything."""
+    """Raises DataError if a training diverges, because later results would be meaningless."""
     if not np.isfinite(value):
         raise DataError(
             f"the victim's training diverged: its loss is {value} after epoch {epoch + 1};"
@@ -187,12 +187,12 @@ def _mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _weights(variables: Any) -> Any:
-    """What the optimiser moves: everything but batch statistics."""
+    """Returns what the optimiser updates: everything except batch statistics."""
     return {"params": variables["params"]}
 
 
 def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
-    """Each image moved by up to `most` pixels in both directions, its edge repeated."""
+    """Returns each image shifted by up to `most` pixels in both directions, its edge repeated."""
     if most == 0:
         return images
     padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
@@ -205,6 +205,6 @@ def random_shift(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Each image mirrored, left to right, with probability 1/2."""
+    """Returns each image mirrored, left to right, with probability 1/2."""
     mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)

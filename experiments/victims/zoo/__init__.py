@@ -1,5 +1,5 @@
-"""Networks that were trained once and are kept: `zoo/NAME.npz`, weights as float16, beside
-`zoo/NAME.json`, which says by which command, how well they do, and the digest of the weights."""
+"""Networks that are trained once and kept. `zoo/NAME.npz` has the weights as float16.
+`zoo/NAME.json` has the training command, the accuracy, and the digest of the weights."""
 
 import json
 from pathlib import Path
@@ -20,12 +20,12 @@ from experiments.victims.training import Victim, bind
 FOLDER = Path(__file__).parents[3] / "zoo"
 CLASSES = {"cifar10": 10}
 
-# Trained without batch normalisation in dense layers: slower, or they diverge.
+# Dense layers without batch normalisation need a lower rate, or training diverges.
 _DENSE: dict[str, Any] = {"learning_rate": 0.1, "epochs": 40}
-# Less to learn than what clean images ask for: no cut-out squares, no smoothed labels.
+# Adversarial training needs less regularisation: no cut-out squares, no smoothed labels.
 _AGAINST_ATTACKS = AdversarialConfig(eps=8 / 255, step_size=2 / 255, num_steps=10)
 
-# Name -> (data set, how it is trained).
+# Name -> (data set, training recipe).
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "cifar10-resnet": ("cifar10", Recipe("ResNet", epochs=100)),
     "cifar10-resnet-robust": (
@@ -56,12 +56,12 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
 
 
 def as_stored(variables: Any) -> Any:
-    """The variables after a rounding to float16, as float32: what `load` will give."""
+    """Returns the variables as `load` gives them: rounded to float16, as float32."""
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float16).astype(np.float32), variables)
 
 
 def save(name: str, variables: Any, facts: dict[str, Any], folder: Path = FOLDER) -> Path:
-    """Writes NAME.npz and NAME.json; `facts` is what the JSON says beside the digest."""
+    """Writes NAME.npz, and NAME.json with `facts` and the digest; returns the first path."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     arrays: dict[str, Any] = {path: np.asarray(leaf, np.float16) for path, leaf in flat.items()}
     path = folder / f"{name}.npz"
@@ -71,10 +71,10 @@ def save(name: str, variables: Any, facts: dict[str, Any], folder: Path = FOLDER
 
 
 def load(name: str, folder: Path = FOLDER) -> Victim:
-    """A network of the zoo.
+    """Returns a network of the zoo.
 
     Raises:
-      DataError: no network of this name; a file that is damaged, or not the other's.
+      DataError: no network has this name, a file is damaged, or the two files do not match.
     """
     path = folder / f"{name}.npz"
     if name not in RECIPES or not path.exists():
@@ -89,7 +89,7 @@ def load(name: str, folder: Path = FOLDER) -> Victim:
     try:
         with np.load(path) as stored:
             arrays = dict(stored)
-    except Exception as error:  # zipfile, zlib and NumPy raise whatever damage leads them to
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for damage
         raise DataError(f"{path} is damaged ({error})") from error
     if _digest(arrays) != digest:
         raise DataError(f"{path} is damaged: its weights are not those its JSON speaks of")

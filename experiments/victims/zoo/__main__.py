@@ -1,8 +1,8 @@
-"""Trains networks that are kept: `python -m experiments.victims.zoo cifar10-resnet`
+"""Trains networks of the zoo: `python -m experiments.victims.zoo cifar10-resnet`
 
-Each is written as NAME.npz (float16) with a NAME.json that says what it was trained by and how well
-it does. Without a GPU some of them take an hour on two cores; an interrupted training goes on with
-the same command. `--evaluate` measures what is in the zoo again and writes its JSON anew.
+Writes each as NAME.npz (float16), and NAME.json with its training and its accuracy. Without a GPU,
+some networks take an hour on two cores. The same command resumes an interrupted training.
+`--evaluate` measures the networks in the zoo again and rewrites their JSON.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ from experiments.victims import Victim, recipe, zoo
 class Config:
     names: tyro.conf.Positional[tuple[Literal[tuple(zoo.RECIPES)], ...]]  # type: ignore[valid-type]
     seed: int = 0
-    epochs: int | None = None  # where the recipe's own are not wanted
-    seconds: float | None = None  # train for so long, not for so many epochs
-    evaluate: bool = False  # what is there already, instead of training
-    attacked_images: int = 500  # by APGD, of networks trained against it; 0: leave it for later
+    epochs: int | None = None  # replaces the recipe's own
+    seconds: float | None = None  # train for this long instead of for `epochs`
+    evaluate: bool = False  # measure existing networks instead of training
+    attacked_images: int = 500  # by APGD, for adversarially trained networks; 0: skip
     output_dir: Path = zoo.FOLDER
     cache_dir: Path = Path("runs/cache")
     data_dir: Path | None = None
@@ -92,7 +92,7 @@ def _accuracy(victim: Victim, data: Dataset, how: recipe.Recipe) -> dict[str, An
 
 
 def _under_attack(victim: Victim, data: Dataset, how: recipe.Recipe, most: int) -> dict[str, Any]:
-    """The share that is classified rightly after APGD on the cross-entropy and on DLR."""
+    """Returns the accuracy after APGD on the cross-entropy, on DLR and on both."""
     split = datasets.sample(data.test, most, np.random.default_rng(0))
     eps = how.adversarial.eps if how.adversarial else 8 / 255
     oracle, key = attacks_jax.stateless(victim.logits), jax.random.key(0)

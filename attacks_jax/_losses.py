@@ -15,7 +15,7 @@ Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array:
-    """Returns the cross-entropy (B,), in nats, of `logits` (B, K) and `labels` (B,)."""
+    """Returns the cross-entropy (B,), in nats, of logits (B, K) and labels. Ignores `images`."""
     del images
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 

@@ -183,7 +183,7 @@ def atn(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of range.
     """
     check_positive(beta=beta, alpha=alpha, confidence=confidence, or_zero=True)
     check_positive(step_size=step_size)

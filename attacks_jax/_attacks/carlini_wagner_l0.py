@@ -222,13 +222,13 @@ def carlini_wagner_l0(
       largest_const: the c at which the elimination of pixels stops. Traced.
       const_factor: the factor for c after a failed round, above 1. Traced.
       max_rounds: the largest number of rounds. Eliminating N pixels takes at least 7 sqrt(N).
-      abort_early: end a round of an example that no longer makes progress.
+      abort_early: end an example's round when its loss stalls.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
       ValueError: a negative confidence, another option that is not above zero, a `const_factor`
-        of 1 or below, bounds that are no interval.
+        of 1 or below, invalid bounds.
     """
     check_positive(confidence=confidence, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const, largest_const=largest_const)

@@ -161,7 +161,7 @@ def carlini_wagner_l2(
       step_size: Adam's learning rate, in tanh space. Traced.
       binary_search_steps: rounds of the search over c.
       initial_const: the first c. Traced.
-      abort_early: end a round of an example that no longer makes progress.
+      abort_early: end an example's round when its loss stalls.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 

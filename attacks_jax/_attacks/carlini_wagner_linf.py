@@ -189,13 +189,13 @@ def carlini_wagner_linf(
       decrease_factor: the factor for tau after a solved round, below 1. Traced.
       smallest_tau: the tau at which an example is done, as a share of the pixel range. Traced.
       max_rounds: the largest number of rounds. The defaults of c and tau need at most 74.
-      abort_early: end a round of an example that no longer makes progress.
+      abort_early: end an example's round when its loss stalls.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
       ValueError: a negative confidence, another option that is not above zero, a `const_factor`
-        of 1 or below, a `decrease_factor` of 1 or above, bounds that are no interval.
+        of 1 or below, a `decrease_factor` of 1 or above, invalid bounds.
     """
     check_positive(confidence=confidence, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const, largest_const=largest_const)

@@ -121,7 +121,7 @@ def deepfool(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: fewer than two candidates, other options out of their range.
+      ValueError: fewer than two candidates, other options out of range.
     """
     check_counts(num_steps=num_steps, candidates=candidates)
     check_positive(overshoot=overshoot, or_zero=True)

@@ -94,7 +94,9 @@ class EAD(OneStage):
         asked = input_gradient(oracle, state.oracle_state, state.ahead, smooth_loss)
         k = expand(state.rounds.iteration.astype(jnp.float32), state.clean)
         step_size = self.step_size * jnp.sqrt(1.0 - k / self.steps_per_round)
-        stride = step_size * width(self.bounds) ** 2  # scales the gradient, then the step
+        stride = (
+            step_size * width(self.bounds) ** 2
+        )  # one factor for the gradient, one for the step
         images = self._shrink(state.ahead - stride * asked.gradient, state.clean)
         ahead = jnp.clip(images + k / (k + 3.0) * (images - state.images), *self.bounds)
 
@@ -181,13 +183,13 @@ def ead(
       initial_const: the first c. Traced.
       beta: the weight of the l1 norm, for pixels in [0, 1]; zero for l2 only. Traced.
       decision_rule: "EN" for the smallest elastic-net distance, "L1" for the smallest l1 norm.
-      abort_early: end a round of an example that no longer makes progress.
+      abort_early: end an example's round when its loss stalls.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
       ValueError: a negative confidence or beta, another option that is not above zero, a
-        unknown decision rule, bounds that are no interval.
+        unknown decision rule, invalid bounds.
     """
     check_positive(confidence=confidence, beta=beta, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const)

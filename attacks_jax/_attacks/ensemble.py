@@ -188,7 +188,7 @@ def auto_attack(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; other bounds than (0, 1) without eps.
+      ValueError: options out of range; bounds other than (0, 1) without eps.
     """
     (eps,) = in_pixels(check_bounds(bounds), eps=(eps, 0.3))
     apgd_ce = apgd(eps=eps, norm=norm, num_steps=num_steps, bounds=bounds)

@@ -213,7 +213,7 @@ def evading_pgd(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; other bounds than (0, 1) without eps and step_size;
+      ValueError: options out of range; bounds other than (0, 1) without eps and step_size;
         when run: a detector whose answer is not (B,) float.
     """
     bounds = check_bounds(bounds)

@@ -87,7 +87,7 @@ def fgsm(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative eps, bounds that are no interval, other bounds than (0, 1) without eps.
+      ValueError: a negative eps, invalid bounds, bounds other than (0, 1) without eps.
     """
     bounds = check_bounds(bounds)
     (eps,) = in_pixels(bounds, eps=(eps, 0.1))
@@ -109,7 +109,7 @@ def least_likely(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative eps, bounds that are no interval, other bounds than (0, 1) without eps.
+      ValueError: a negative eps, invalid bounds, bounds other than (0, 1) without eps.
     """
     return fgsm(eps=eps, loss=_away_from_the_least_likely, bounds=bounds)
 

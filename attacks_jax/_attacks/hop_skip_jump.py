@@ -194,7 +194,7 @@ def hop_skip_jump(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: an option that is not above zero, a norm of another name, bounds that are no
+      ValueError: an option that is not above zero, an unknown norm, bounds that are no
         interval; from `run`, starting points of another shape than the images.
     """
     check_positive(gamma=gamma)

@@ -242,7 +242,7 @@ def apgd(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of range; `targeted` together with `num_targets`; other bounds
+      ValueError: options out of range; `targeted` together with `num_targets`; bounds other
         than (0, 1) without eps.
     """
     bounds = check_bounds(bounds)

@@ -188,7 +188,7 @@ def ead(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative confidence or beta, another option that is not above zero, a
+      ValueError: a negative confidence or beta, another option that is not above zero, an
         unknown decision rule, invalid bounds.
     """
     check_positive(confidence=confidence, beta=beta, or_zero=True)

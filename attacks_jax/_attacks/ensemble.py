@@ -181,7 +181,7 @@ def auto_attack(
     its third member, which this library does not have. Distances are in `norm`.
 
     Args:
-      eps: the ball's radius, in units of the pixels; by default 0.3, for pixels in [0, 1]. Traced.
+      eps: radius of the ball, in pixel units; default 0.3, for pixels in [0, 1]. Traced.
       norm: "linf" or "l2".
       num_steps: steps in each round of APGD.
       num_queries: query budget of Square.

@@ -194,8 +194,8 @@ def hop_skip_jump(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: an option that is not above zero, an unknown norm, bounds that are no
-        interval; from `run`, starting points of another shape than the images.
+      ValueError: an option that is not above zero, an unknown norm, invalid bounds; from
+        `run`, starting points with a shape other than the images'.
     """
     check_positive(gamma=gamma)
     check_counts(num_steps=num_steps, init_attempts=init_attempts)

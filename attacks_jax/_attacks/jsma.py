@@ -191,8 +191,8 @@ def jsma(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: theta is zero, gamma is not above zero, invalid bounds, other bounds
-        than (0, 1) without theta.
+      ValueError: theta is zero, gamma is not above zero, invalid bounds, bounds
+        other than (0, 1) without theta.
     """
     bounds = check_bounds(bounds)
     (theta,) = in_pixels(bounds, theta=(theta, 1.0))

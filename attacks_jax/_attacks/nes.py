@@ -123,7 +123,7 @@ def nes(
 
     Raises:
       ValueError: a negative eps, an odd number of samples, a momentum outside of [0, 1), another
-        option that is not above zero, invalid bounds, other bounds than (0, 1)
+        option that is not above zero, invalid bounds, bounds other than (0, 1)
         without eps, sigma and step_size.
     """
     bounds = check_bounds(bounds)

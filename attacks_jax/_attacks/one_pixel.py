@@ -141,8 +141,8 @@ def one_pixel(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a population of less than three, another option that is not above zero, bounds
-        that are no interval.
+      ValueError: a population of less than three, another option that is not above zero, invalid
+        bounds.
     """
     check_counts(population=population)
     if num_steps is None:

@@ -185,7 +185,7 @@ def pgd(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of range; restarts without a random start; other bounds than
+      ValueError: options out of range; restarts without a random start; bounds other than
         (0, 1) without eps and step_size.
     """
     bounds = check_bounds(bounds)

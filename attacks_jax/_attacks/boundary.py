@@ -102,7 +102,7 @@ class Boundary(DecisionAttack):
         over = (left == 0) | (searching & won)
         nearer = length(image - example.clean) < length(example.best - example.clean)
 
-        # The walk's last step before a look, and the look itself, count in the success rates.
+        # The success rates count the last step of WALK before LOOK, and the LOOK step.
         memory = memory._replace(
             source_answers=_noted(memory.source_answers, (phase == WALK) & over, won),
             spherical_answers=_noted(memory.spherical_answers, phase == LOOK, won),
@@ -203,8 +203,8 @@ def boundary(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: an option that is not above zero, a step_adaptation below one, bounds that are
-        no interval; from `run`, starting points of another shape than the images.
+      ValueError: an option that is not above zero, a step_adaptation below one, invalid bounds;
+        from `run`, starting points with a shape other than the images'.
     """
     check_counts(num_steps=num_steps, init_attempts=init_attempts)
     check_positive(

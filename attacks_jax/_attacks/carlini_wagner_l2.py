@@ -166,8 +166,7 @@ def carlini_wagner_l2(
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative confidence, another option that is not above zero, bounds that are
-        no interval.
+      ValueError: a negative confidence, another option that is not above zero, invalid bounds.
     """
     check_positive(confidence=confidence, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const)

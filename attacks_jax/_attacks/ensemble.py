@@ -182,7 +182,7 @@ def auto_attack(
     Untargeted; distances are in `norm`.
 
     Args:
-      eps: the ball's radius, in units of the pixels; by default 0.3, for pixels in [0, 1]. Traced.
+      eps: radius of the ball, in pixel units; default 0.3, for pixels in [0, 1]. Traced.
       norm: "linf" or "l2".
       num_steps: steps of a round of APGD.
       num_queries: Square's budget.

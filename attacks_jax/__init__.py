@@ -1,11 +1,11 @@
-"""Adversarial attacks in JAX: pure, jittable, differentiated straight through the oracle.
+"""Adversarial attacks in JAX: pure, jittable, with gradients taken directly through the oracle.
 
     attack = attacks_jax.carlini_wagner_l2(confidence=9.0, num_steps=1000)
     oracle = attacks_jax.stateless(logits_fn)
     result = attacks_jax.run(attack, oracle, jax.random.key(0), images, labels)
     result.images, result.success, result.distance, result.queries
 
-Images are (B, H, W, C) float32, in [0, 1] unless an attack is given other `bounds`.
+Images are (B, H, W, C) float32. Their range is [0, 1] unless an attack gets other `bounds`.
 """
 
 from attacks_jax._attacks.apgd import apgd

@@ -1,4 +1,4 @@
-"""What an attack is, what it attacks, and what it gives back."""
+"""The types of the library: oracle, attack, and result."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -10,36 +10,36 @@ Labels = jax.Array  # (B,) int: the true classes, or the targets of a targeted a
 Logits = jax.Array  # (B, K) float32
 OracleState = Any
 
-# A pure function that an attacker may query and differentiate. What remembers its queries
-# threads its memory through the state; the state of a plain classifier is `()`.
+# A pure function that an attack may query and differentiate. A stateful oracle keeps its memory
+# in the state; the state of a plain classifier is `()`.
 Oracle = Callable[[OracleState, Images], tuple[OracleState, Logits]]
 
 
 class Result(NamedTuple):
-    """What an attack gives back; examples are independent of their batch-mates."""
+    """The result of an attack. Each example is independent of the rest of the batch."""
 
     images: Images  # (B, H, W, C): adversarial where `success`, the best effort elsewhere
-    success: jax.Array  # (B,) bool: asked of the oracle again, on `images` as they are returned
-    distance: jax.Array  # (B,) float32: from the clean image, in the attack's own norm
-    queries: jax.Array  # (B,) int32: forward passes spent on the example, re-check included
+    success: jax.Array  # (B,) bool: from a last query about the returned `images`
+    distance: jax.Array  # (B,) float32: distance to the clean image in the attack's own norm
+    queries: jax.Array  # (B,) int32: forward passes spent on the example, with the last query
     oracle_state: OracleState  # the oracle's state after the last query
 
 
 class State(Protocol):
-    """What the loop driver reads of an attack's state; the rest is the attack's own."""
+    """The part of an attack's state that the loop reads. The rest is private to the attack."""
 
     @property
     def done(self) -> jax.Array:
-        """(B,) bool: examples that further steps leave as they are."""
+        """(B,) bool: examples that further steps do not change."""
         ...
 
 
 class Attack(Protocol):
-    """A method, ready to run: three pure functions and the number of steps.
+    """An attack that is ready to run: pure functions and the number of steps.
 
     Attacks are frozen dataclasses and pytrees. Strengths (`eps`, `confidence`, ...) are leaves,
-    so that one compilation serves a sweep of them; what changes the program (`num_steps`,
-    `targeted`, `bounds`, ...) is static. `OneStage` has what most of them share.
+    so that one compilation serves a sweep over them. Options that change the program (`num_steps`,
+    `targeted`, `bounds`, ...) are static. `OneStage` holds what most attacks share.
     """
 
     @property
@@ -49,23 +49,26 @@ class Attack(Protocol):
 
     @property
     def norm(self) -> Any:
-        """What distances are measured in: "linf", "l2", "l1" or "l0"."""
+        """The norm of the distances: "linf", "l2", "l1" or "l0"."""
         ...
 
     @property
     def targeted(self) -> bool:
-        """Whether the labels are targets."""
+        """Whether the labels are target classes."""
         ...
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """The most calls of `step` that can change a state, in each stage of the attack."""
+        """For each stage, the largest number of `step` calls that can change a state."""
         ...
 
     @property
     def independent(self) -> bool:
-        """Whether every leaf of the state but the oracle's starts with the batch and no example
-        looks at another: the loop may then drop the examples that are done."""
+        """Whether examples are independent, so that the loop may drop those that are done.
+
+        True if no example reads another, and if every leaf of the state, the oracle's state apart,
+        has the batch as its first axis.
+        """
         ...
 
     def init(
@@ -80,17 +83,17 @@ class Attack(Protocol):
     def step(self, oracle: Oracle, state: Any) -> Any: ...
 
     def next_stage(self, oracle: Oracle, state: Any) -> Any:
-        """From the end of a stage to the beginning of the next."""
+        """Takes the state at the end of a stage, and returns the start of the next stage."""
         ...
 
     def result(self, oracle: Oracle, state: Any) -> Result: ...
 
 
 class OneStage:
-    """An attack whose steps are all alike, its examples independent unless it says otherwise."""
+    """An attack with one kind of step. Its examples are independent unless a subclass differs."""
 
     independent = True
-    num_steps: Any  # int: the most calls of `step` that can change a state
+    num_steps: Any  # int: the largest number of `step` calls that can change a state
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What is done to each example of a batch by itself: selecting, measuring, projecting, drawing."""
+"""Operations on each example of a batch: selection, norms, projections, random draws."""
 
 from typing import Any, Literal
 
@@ -12,12 +12,12 @@ TINY = 1e-12  # keeps a division by a norm of zero at zero
 
 
 def expand(values: jax.Array, like: jax.Array) -> jax.Array:
-    """One value an example (B,), shaped to broadcast over `like` (B, ...)."""
+    """Returns one value per example (B,), reshaped to broadcast over `like` (B, ...)."""
     return values.reshape(values.shape + (1,) * (jnp.ndim(like) - 1))
 
 
 def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
-    """`where` over two pytrees whose leaves start with the batch; condition is (B,) bool."""
+    """`where` over two pytrees whose leaves are (B, ...); condition is (B,) bool."""
 
     def leaf(a, b):
         return jnp.where(expand(condition, a), a, b)
@@ -26,23 +26,23 @@ def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
 
 
 def freeze(state: Any, moved: Any) -> Any:
-    """The state after a step: `moved`, but for the examples that were done before it.
+    """Returns `moved`, the state after a step, with the old rows of examples already done.
 
-    The oracle remembers what it was asked, whoever was done: its state is `moved`'s.
+    The oracle's state is always `moved`'s: a stateful oracle has seen every row of the query.
     """
     kept = select(state.done, state._replace(oracle_state=()), moved._replace(oracle_state=()))
     return kept._replace(oracle_state=moved.oracle_state)
 
 
 def width(bounds: tuple[float, float]) -> float:
-    """What pixels are measured in where other bounds should change nothing: where distances are
-    weighed against logits, and learning rates are steps."""
+    """Returns the pixel range. Dividing by it makes results independent of the scale, where
+    distances are compared with logits or a learning rate is a step."""
     low, high = bounds
     return high - low
 
 
 def norm(perturbation: jax.Array, kind: Norm) -> jax.Array:
-    """The norm of each perturbation (B, H, W, C): (B,). l0 counts pixels, not their channels."""
+    """Returns the norm (B,) of each perturbation (B, H, W, C). l0 counts pixels, not channels."""
     if kind == "linf":
         return jnp.max(jnp.abs(perturbation), axis=PIXELS, initial=0.0)
     if kind == "l2":
@@ -54,14 +54,14 @@ def norm(perturbation: jax.Array, kind: Norm) -> jax.Array:
 
 
 def steepest(gradient: jax.Array, kind: Norm) -> jax.Array:
-    """The direction of norm 1 along which each linear function (B, H, W, C) rises most."""
+    """Returns the steepest-ascent direction (B, H, W, C) of norm 1 for each gradient."""
     if kind == "linf":
         return jnp.sign(gradient)
     return gradient / jnp.maximum(expand(norm(gradient, "l2"), gradient), TINY)
 
 
 def accumulate(momentum: jax.Array, gradient: jax.Array, decay: Any) -> jax.Array:
-    """MI-FGSM's momentum (B, H, W, C): what decays of it, and each gradient at l1 norm 1."""
+    """Returns MI-FGSM's momentum (B, H, W, C): the decayed one plus each gradient at l1 norm 1."""
     length = expand(norm(gradient, "l1"), gradient)
     return decay * momentum + gradient / jnp.maximum(length, TINY)
 
@@ -69,7 +69,7 @@ def accumulate(momentum: jax.Array, gradient: jax.Array, decay: Any) -> jax.Arra
 def project(
     images: jax.Array, clean: jax.Array, eps: Any, kind: Norm, bounds: tuple[float, float]
 ) -> jax.Array:
-    """Each image moved into the ball of radius `eps` around its clean image, and the bounds."""
+    """Projects each image onto the ball of radius `eps` around its clean image, and the bounds."""
     if kind == "linf":
         return jnp.clip(jnp.clip(images, clean - eps, clean + eps), *bounds)
     delta = images - clean
@@ -80,7 +80,7 @@ def project(
 def random_start(
     keys: jax.Array, clean: jax.Array, eps: Any, kind: Norm, bounds: tuple[float, float]
 ) -> jax.Array:
-    """Uniform in the ball of radius `eps` around each clean image, within the bounds."""
+    """Draws uniformly from the ball of radius `eps` around each clean image, then clips."""
 
     def draw(key, image):
         if kind == "linf":
@@ -93,18 +93,18 @@ def random_start(
 
 
 def example_keys(key: jax.Array, images: jax.Array) -> jax.Array:
-    """A key an example (B,), from the key and the image's own pixels.
+    """Returns one key per example (B,), made from `key` and the image's pixels.
 
-    Not from its place in the batch: so that what is drawn for an image is the same alone, in any
-    batch and in any chunk.
+    The position in the batch has no influence, so that an image gets the same random draws alone,
+    in any batch, and in any chunk.
     """
     bits = lax.bitcast_convert_type(images.reshape(images.shape[0], -1), jnp.uint32)
-    with jax.ensure_compile_time_eval():  # odd multipliers: a sum modulo 2^32 has no order
+    with jax.ensure_compile_time_eval():  # random odd multipliers; sums modulo 2^32 are exact
         odd = jax.random.bits(jax.random.key(0), bits.shape[1:], jnp.uint32) | 1
     digests = jnp.sum((bits ^ (bits >> 15)) * odd, axis=1, dtype=jnp.uint32)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, digests)
 
 
 def fold(keys: jax.Array, number: Any) -> jax.Array:
-    """Each example's key (B,) folded with a number, one for all or one each (B,)."""
+    """Folds a number into each example's key (B,): one for all, or one per example (B,)."""
     return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(number, keys.shape))

@@ -1,4 +1,4 @@
-"""Checks at the library's edge: said once, in words that name what came."""
+"""Checks of the arguments of public functions. Each error message describes the wrong value."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,24 +15,24 @@ def is_traced(*arrays) -> bool:
 
 
 def value_range(array: Any) -> tuple[float, float] | None:
-    """(lowest, highest) value, NaN where there is one; None where it can't be known."""
+    """Returns (lowest, highest) value, NaN if there is a NaN, None if it can't be known."""
     real = getattr(getattr(array, "dtype", None), "kind", "") in tuple("biuf")
     if not real or is_traced(array) or not isinstance(array, jax.Array | np.ndarray | np.generic):
         return None
     if not array.size:
         return None
-    with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
+    with jax.ensure_compile_time_eval():  # for constants inside a caller's jit
         return array.min().item(), array.max().item()
 
 
 def digits(value: float) -> str:
-    """A pixel's value with the digits that tell it from its neighbours in float32: 1.0000001."""
+    """Formats a pixel with enough digits to identify it in float32, for example 1.0000001."""
     number = np.float32(value)
     return f"{value:g}" if number == np.float32(f"{value:g}") else str(number)
 
 
 def describe(thing: Any, depth: int = 1) -> str:
-    """'float32 (28, 28) with min 0.0, max 255.0', as far as it can be known."""
+    """Returns a text like 'float32 (28, 28) with min 0.0, max 255.0', as far as known."""
     if isinstance(thing, tuple | list | dict):
         inner = list(thing.values() if isinstance(thing, dict) else thing)[: 4 * depth]
         of = ", ".join(describe(one, 0) for one in inner)
@@ -46,7 +46,7 @@ def describe(thing: Any, depth: int = 1) -> str:
 def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
     """Returns (images, labels) as arrays, or raises ValueError.
 
-    Traced values can be checked for shape and type only.
+    For traced values, only shape and type are checked.
     """
     low, high = bounds
     expected = f"expected images (B, H, W, C) float32 in [{low:g}, {high:g}]"
@@ -59,7 +59,7 @@ def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
 
 
 def check_labels(labels: Any, count: int | None = None) -> jax.Array:
-    """Labels (count,) int32 of any integer type, or ValueError: none is wrapped around."""
+    """Converts labels (count,) of an integer type to int32. Raises ValueError on overflow too."""
     expected = f"expected labels ({'B' if count is None else count},) of an integer type"
     if not hasattr(labels, "dtype"):
         try:
@@ -76,7 +76,10 @@ def check_labels(labels: Any, count: int | None = None) -> jax.Array:
 
 
 def check_answer(answer: Any, count: int) -> tuple[Any, jax.Array]:
-    """(state, logits float32) of what an oracle answered about `count` images, or ValueError."""
+    """Returns (state, logits float32) of an oracle's answer about `count` images.
+
+    Raises ValueError if the answer is not a state and logits of a floating type.
+    """
     if not (isinstance(answer, tuple) and len(answer) == 2):
         raise ValueError(
             "expected an oracle that answers (state, logits (B, K)), got"
@@ -93,7 +96,7 @@ def check_answer(answer: Any, count: int) -> tuple[Any, jax.Array]:
 
 @contextlib.contextmanager
 def impure_in_words() -> Iterator[None]:
-    """Turns what Flax says of a network that changes itself into a ValueError with the remedy."""
+    """Turns Flax's errors about a network that changes itself into a ValueError with advice."""
     try:
         yield
     except (flax.errors.TraceContextError, flax.errors.ModifyScopeVariableError) as error:
@@ -126,12 +129,12 @@ def check_bounds(bounds) -> tuple[float, float]:
 
 
 def in_pixels(bounds: tuple[float, float], **options: tuple[Any, Any]) -> list:
-    """The values of options that are in units of the pixels: (what was given, the default).
+    """Returns the values of options in pixel units, each given as (value or None, default).
 
-    A default is for pixels in [0, 1].
+    The defaults are for pixels in [0, 1].
 
     Raises:
-      ValueError: other bounds, and no value.
+      ValueError: bounds other than (0, 1), and an option without a value.
     """
     if tuple(bounds) != (0.0, 1.0):
         for name, (given, default) in options.items():

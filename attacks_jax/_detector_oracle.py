@@ -1,7 +1,8 @@
-"""A classifier behind a detector as an oracle: whoever attacks it has to evade both.
+"""An oracle that combines a classifier and a detector: an attack on it has to evade both.
 
-Carlini and Wagner, "Adversarial Examples Are Not Easily Detected" (2017), section 2.3, make one
-classifier of the two, with a class for what is flagged. Here what is flagged is the true class.
+Carlini and Wagner, "Adversarial Examples Are Not Easily Detected" (2017), section 2.3, combine the
+two into one classifier with an extra class for flagged images. Here a flagged image gets the true
+class instead.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from attacks_jax._pinned import as_partial
 
 Detector = Callable[[Images], jax.Array]  # (B, H, W, C) -> (B,), above zero where it flags
 
-# What an infinite answer of a detector is taken for: infinite logits are nobody's to attack.
+# Clip infinite answers of the detector: they have no usable gradient.
 LARGE = 1e6
 
 
@@ -29,47 +30,47 @@ class Guard(NamedTuple):
 
 
 def guarded_state(labels: Labels, oracle_state: OracleState = ()) -> Guard:
-    """The state of a guarded oracle before its first query.
+    """Returns the state of a guarded oracle before its first query.
 
     Args:
-      labels: (B,) int, the true classes of the images that are attacked: those given to `run`.
+      labels: (B,) int, the true classes of the attacked images, as given to `run`.
       oracle_state: the state of the oracle behind the guard.
     """
     return Guard(check_labels(labels), oracle_state)
 
 
 def guarded(oracle: Oracle, detector: Detector, *, scale: float | jax.Array = 1.0) -> Oracle:
-    """The oracle behind a detector, to be attacked by one who knows both.
+    """Returns an oracle for adaptive attacks on `oracle` and `detector` together.
 
         behind = attacks_jax.guarded(oracle, flagged)
         state = attacks_jax.guarded_state(labels)
         attacks_jax.run(attack, behind, key, images, labels, oracle_state=state)
 
-    It answers with the oracle's logits z, but for the true class y, which has
+    The new oracle returns the logits z of `oracle`, except for the true class y, whose logit is
     max(z_y, max_{j != y} z_j + scale * flagged(x)). So the attacker's margin, the best other logit
     minus the true one, is
 
-        min(max_{j != y} z_j - z_y, -scale * flagged(x)),
+        min(max_{j != y} z_j - z_y, -scale * flagged(x)).
 
-    positive exactly where the image is misclassified and not flagged, and its gradient is that of
-    whichever is the worse. Every untargeted attack is adaptive without a change: `success` means
-    fooled and unseen, what is misclassified but flagged counts as not adversarial yet, and
-    `confidence` is asked of both, in logits. An answer of exactly zero, or of less than float32
-    resolves beside the logits, counts as flagged here; so does NaN, which has no gradient.
+    It is positive exactly where the image is misclassified and not flagged. Its gradient is that of
+    the smaller term. This makes every untargeted attack adaptive without a change: `success` means
+    misclassified and not flagged, and `confidence`, in logits, applies to both. An answer counts
+    as flagged here if it is exactly zero, too small for float32 beside the logits, or NaN, which
+    has no gradient.
 
-    Give PGD and its like a loss that does not fade where the detector is sure, `margin` say: the
-    gradient of cross-entropy is zero in float32 from scale * flagged(x) of about 17 on.
+    Give PGD and similar attacks a loss whose gradient does not vanish, such as `margin`. The
+    gradient of cross-entropy is zero in float32 if scale * flagged(x) is above about 17.
 
-    Untargeted attacks only: a targeted one would find its target's logit raised. The labels go
-    with the images, row by row: an oracle that is asked about some rows only (`patch` and `atn`
-    on more images than a batch of their training) refuses.
+    For untargeted attacks only: with targets as labels, the target's logit would be raised. Labels
+    and images correspond row by row. So the oracle rejects a query about some rows only, as
+    `patch` and `atn` make on more images than their training batch.
 
     Args:
       oracle: the classifier, (state, images) -> (state, logits).
-      detector: images (B, H, W, C) -> (B,) float, above zero where it flags; differentiable, for
-        attacks that use gradients. Of several scores: the largest (score - threshold) / spread.
-        Bind weights with `jax.tree_util.Partial`.
-      scale: what one unit of the detector's answer is in logits. Traced.
+      detector: images (B, H, W, C) -> (B,) float, above zero where it flags; differentiable for
+        attacks that use gradients. Combine several scores by the largest
+        (score - threshold) / spread. Bind weights with `jax.tree_util.Partial`.
+      scale: logits per unit of the detector's answer. Traced.
 
     Raises:
       ValueError: a scale that is not above zero; when queried: a state that `guarded_state` did
@@ -99,7 +100,7 @@ def _guarded(
 
 
 def ask(detector: Detector, images: Images) -> jax.Array:
-    """The detector's answer (B,) float32, or a ValueError that says what came instead."""
+    """Returns the detector's answer (B,) float32. Raises ValueError if it is not (B,) float."""
     flagged = detector(images)
     is_array = hasattr(flagged, "dtype") and flagged.shape == images.shape[:1]
     if not is_array or not jnp.issubdtype(flagged.dtype, jnp.floating):
@@ -111,7 +112,7 @@ def ask(detector: Detector, images: Images) -> jax.Array:
 
 
 def remembers(oracle_state: OracleState) -> bool:
-    """Whether an oracle of this state remembers what it was asked: a guard by itself does not."""
+    """Whether an oracle with this state is stateful. A `Guard` alone does not make it so."""
     while isinstance(oracle_state, Guard):
         oracle_state = oracle_state.oracle_state
     return bool(jax.tree.leaves(oracle_state))

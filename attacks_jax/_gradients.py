@@ -1,4 +1,4 @@
-"""What an attacker learns of an oracle by differentiating it."""
+"""Gradients of an oracle with respect to the images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Gradient(NamedTuple):
 def input_gradient(
     oracle: Oracle, oracle_state: OracleState, images: Images, objective: Objective
 ) -> Gradient:
-    """The objective and its gradient by the pixels, of each example, for one query each."""
+    """Returns each example's objective and its gradient by the pixels, from one query."""
 
     def total(x):
         after, logits = oracle(oracle_state, x)
@@ -33,14 +33,14 @@ def input_gradient(
 
 
 def finite(gradient: jax.Array) -> jax.Array:
-    """The gradient, zero where it is NaN or infinite: such a pixel says nothing."""
+    """Returns the gradient with zeros for NaN and infinity."""
     return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
 
 
 def pull_back(
     oracle: Oracle, oracle_state: OracleState, images: Images, cotangents: Callable
 ) -> tuple[jax.Array, Logits, OracleState]:
-    """Gradients of several combinations of the logits for one forward pass.
+    """Returns the gradients of several linear combinations of the logits, from one forward pass.
 
     Args:
       cotangents: logits (B, K) -> the combinations' weights (M, B, K).

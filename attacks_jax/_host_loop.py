@@ -1,4 +1,4 @@
-"""The loop of a CPU: jitted steps called from Python, over the examples that still need them."""
+"""The loop for CPUs: Python calls a jitted step, and drops examples that are done."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,32 +8,32 @@ import numpy as np
 
 from attacks_jax._detector_oracle import remembers
 
-# Below so few examples a step costs much the same whether some are dropped or not.
+# For smaller batches, dropping examples saves almost nothing.
 SMALLEST_BATCH = 8
-# A smaller batch is compiled anew: what it saves has to be worth a second.
+# Each batch size needs a compilation of about a second. Fewer steps do not repay it.
 WORTHWHILE_STEPS = 30
 
 
 def host_loop(step: Callable[[Any], Any], state: Any, steps: int, independent: bool) -> Any:
-    """Steps until everybody is done, `steps` times at most.
+    """Calls `step` until all examples are done, at most `steps` times. Returns the final state.
 
-    Examples that are done are dropped from the batch whenever half of it is: an attack whose
-    examples end early takes the time of the steps that they need, not of the slowest example's.
-    That asks for independent examples and an oracle without memory.
+    When half of the batch is done, those examples are dropped. So the run time follows the steps
+    that the examples need, not the slowest example. Dropping requires independent examples and a
+    stateless oracle.
     """
     has_memory = remembers(state.oracle_state)
     shrinks = independent and not has_memory and _on_one_device(state)
-    whole, rows = None, None  # the whole batch's state, and where the examples at hand belong
+    whole, rows = None, None  # state of the whole batch, and the current examples' rows in it
     known = state.done
     for i in range(steps):
-        # Who was done a step ago: to ask about the last step would wait for it. What remembers
-        # is asked nothing in vain; others may be, and nothing comes of it.
+        # `known` lags one step, so that reading it never blocks. The cost is one superfluous step,
+        # which a stateful oracle would record: for it, read the current `done`.
         done = np.asarray(state.done if has_memory else known)
         if done.all():
             break
         size = _shrunk(len(done), int((~done).sum()))
         if shrinks and size < len(done) and steps - i >= WORTHWHILE_STEPS:
-            order = np.argsort(done, kind="stable")[:size]  # those to go on with come first
+            order = np.argsort(done, kind="stable")[:size]  # unfinished examples first
             whole = state if whole is None else _put(whole, rows, state)
             rows = order if rows is None else rows[order]
             state = _take(whole, rows)
@@ -43,7 +43,7 @@ def host_loop(step: Callable[[Any], Any], state: Any, steps: int, independent: b
 
 
 def _shrunk(size: int, unfinished: int) -> int:
-    """The size halved as long as everybody unfinished fits: few sizes, so few compilations."""
+    """Halves `size` while all unfinished examples fit. Few sizes mean few compilations."""
     while size > SMALLEST_BATCH and (size + 1) // 2 >= unfinished:
         size = (size + 1) // 2
     return size

@@ -1,8 +1,8 @@
-"""What attackers maximise. A loss maps (logits, labels, images) to one value an example.
+"""Loss functions for attacks. A loss maps (logits, labels, images) to one value per example.
 
-A loss grows as an example moves away from the label: untargeted attacks raise it with the true
-classes, targeted ones lower it with the targets. A function of one's own takes the place of any,
-the score of a detector included: that is what makes an attack adaptive.
+A loss grows as an example moves away from the label. Untargeted attacks raise it for the true
+classes; targeted attacks lower it for the target classes. You can pass your own function instead.
+A loss that includes a detector's score makes an attack adaptive.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,24 @@ Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array:
-    """Cross-entropy of `logits` (B, K) against `labels` (B,): (B,), in nats. Ignores `images`."""
+    """Returns the cross-entropy (B,), in nats, of logits (B, K) and labels. Ignores `images`."""
     del images
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def margin(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array:
-    """The best other class's logit minus the label's: (B,), above zero where the label lost."""
+    """Returns the best other logit minus the label's (B,). Positive means another class wins."""
     del images
     return -lead(logits, labels)
 
 
 def dlr(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array:
-    """The difference-of-logits ratio: (B,). Croce and Hein, "Reliable evaluation of adversarial
-    robustness" (2020), eq. 6: the margin over the gap between the first and the third logit, so
-    that scaling the logits changes nothing. With fewer than three classes it is the margin."""
+    """Returns the difference-of-logits ratio (B,).
+
+    Croce and Hein, "Reliable evaluation of adversarial robustness" (2020), eq. 6: the margin
+    divided by the gap between the first and the third logit. Scaling the logits does not change
+    it. With fewer than three classes it is the margin.
+    """
     if logits.shape[1] < 3:
         return margin(logits, labels, images)
     best = jnp.sort(logits, axis=-1)[:, ::-1]
@@ -37,9 +40,11 @@ def dlr(logits: jax.Array, labels: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> jax.Array:
-    """DLR towards `targets` (B,) for true classes `labels` (B,): (B,). Eq. 7 of the same paper:
-    -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2). With three classes z_4 is z_3, with fewer the
-    denominator 1."""
+    """Returns the DLR loss (B,) towards `targets` (B,) for true classes `labels` (B,).
+
+    Eq. 7 of the same paper: -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2). With three classes z_4 is z_3.
+    With fewer classes the denominator is 1.
+    """
     own, goal = (jnp.take_along_axis(logits, c[:, None], axis=1)[:, 0] for c in (labels, targets))
     if logits.shape[1] < 3:
         return goal - own
@@ -49,9 +54,9 @@ def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> ja
 
 
 def lead(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """How far class `labels` (B,) lies above the best other class in `logits` (B, K): (B,).
+    """Returns the label's logit minus the best other logit (B,), from `logits` (B, K).
 
-    Negative when another class wins, infinite when there is only one class.
+    Negative if another class wins, infinite if there is only one class.
     """
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     own = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
@@ -60,8 +65,9 @@ def lead(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def goal_margin(logits: jax.Array, labels: jax.Array, *, targeted: bool) -> jax.Array:
-    """The attacker's margin (B,): positive exactly where the example is adversarial.
+    """Returns the attacker's margin (B,): positive exactly where the example is adversarial.
 
-    Untargeted: best other class minus the true one. Targeted: the target minus the best other.
+    Untargeted: the best other logit minus the true one. Targeted: the target's logit minus the
+    best other.
     """
     return lead(logits, labels) if targeted else -lead(logits, labels)

@@ -1,4 +1,4 @@
-"""Oracles made of classifiers, and of other oracles."""
+"""Functions that make oracles from classifiers and from other oracles."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from attacks_jax._pinned import as_partial
 
 
 def stateless(logits_fn: Callable[[Images], Logits]) -> Oracle:
-    """Lifts a classifier, `images (B, H, W, C) -> logits (B, K)`, into an oracle without memory.
+    """Makes a stateless oracle from a classifier, `images (B, H, W, C) -> logits (B, K)`.
 
-    Bind weights with `jax.tree_util.Partial(apply, params)`: they are then traced rather than
-    compiled in, and attacks on retrained weights reuse the compiled program. A function that closes
-    over weights or over a module is compiled anew when these have changed.
+    Bind weights with `jax.tree_util.Partial(apply, params)`. They are then traced, and attacks on
+    retrained weights reuse the compiled program. A function that closes over weights or a module
+    is compiled again when these change.
 
     Raises:
-      ValueError: what can't be called; when asked: an answer that is not an array.
+      ValueError: `logits_fn` can't be called; when queried: an answer that is not an array.
     """
     return Partial(_stateless, as_partial(logits_fn, "logits_fn"))
 
@@ -35,8 +35,10 @@ def _stateless(logits_fn, oracle_state, images):
 
 
 def stochastic(logits_fn: Callable[[jax.Array, Images], Logits]) -> Oracle:
-    """Lifts a randomised classifier, `key, images -> logits`. Its state is a key, of which every
-    query uses up a part: `run(..., oracle_state=jax.random.key(0))`."""
+    """Makes an oracle from a randomised classifier, `key, images -> logits`.
+
+    Its state is a key, which every query splits: `run(..., oracle_state=jax.random.key(0))`.
+    """
     return Partial(_stochastic, as_partial(logits_fn, "logits_fn"))
 
 
@@ -46,12 +48,11 @@ def _stochastic(logits_fn, key, images):
 
 
 def eot(oracle: Oracle, *, samples: int) -> Oracle:
-    """Expectation over transformation: answers with the mean logits of `samples` queries.
+    """Expectation over transformation: returns the mean logits of `samples` queries.
 
-    Athalye et al., "Synthesizing Robust Adversarial Examples" (2018): the gradient of a
-    stochastic oracle is averaged over its randomness. A query of the new oracle is `samples`
-    queries of the old, one after the other, its state threaded through them; a `Result` counts
-    it as one.
+    Athalye et al., "Synthesizing Robust Adversarial Examples" (2018). The gradient of a stochastic
+    oracle is averaged over its randomness. One query of the new oracle makes `samples` queries of
+    the old one in sequence, and passes the state along. A `Result` counts them as one query.
 
     Raises:
       ValueError: samples are not above zero.
@@ -60,11 +61,11 @@ def eot(oracle: Oracle, *, samples: int) -> Oracle:
     return Partial(_Mean(samples), as_partial(oracle, "oracle"))
 
 
-class _Mean(NamedTuple):  # equal to its like, so that an attack on it compiles once
+class _Mean(NamedTuple):  # compared by value, so that an attack on it compiles once
     samples: int
 
     def __call__(self, oracle: Oracle, oracle_state: OracleState, images: Images):
-        # Not a compiled loop: XLA runs convolutions in one slowly on a CPU.
+        # A Python loop: on a CPU, XLA runs convolutions slowly inside a compiled loop.
         total: jax.Array | float = 0.0
         for _ in range(self.samples):
             oracle_state, logits = oracle(oracle_state, images)
@@ -77,13 +78,13 @@ def bpda(
     transform: Callable[[Images], Images],
     substitute: Callable[[Images], Images] | None = None,
 ) -> Oracle:
-    """Backward pass differentiable approximation: the oracle behind a transformation of the images
-    that can't be differentiated, or whose gradient says nothing.
+    """Backward pass differentiable approximation: an oracle with a transformation before it.
 
-    Athalye, Carlini and Wagner, "Obfuscated Gradients Give a False Sense of Security" (2018),
-    section 4.1. Forwards, the oracle sees `transform(images)`; backwards, the transformation is
-    `substitute` (the identity where it is None). A transformation outside of JAX, a JPEG codec
-    say, goes through `jax.pure_callback`.
+    For transformations of the images that have no gradient or no useful gradient. Athalye, Carlini
+    and Wagner, "Obfuscated Gradients Give a False Sense of Security" (2018), section 4.1. In the
+    forward pass the oracle gets `transform(images)`. The backward pass uses `substitute` in place
+    of the transformation; None means the identity. Call a transformation outside JAX, such as a
+    JPEG codec, through `jax.pure_callback`.
     """
     substitute = _identity if substitute is None else substitute
     return Partial(

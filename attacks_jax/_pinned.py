@@ -1,9 +1,11 @@
-"""Functions as pytrees that `jit` knows by what they reach. The same file stands in each of the
-three libraries, which import nothing of each other; a test holds the copies equal.
+"""Functions as pytrees, so that `jit` compiles again only when something they reach has changed.
 
 Weights that are bound with `jax.tree_util.Partial(apply, weights)` are arguments of the compiled
-program: they may change without a new compilation. Of everything else a function reaches,
-`_callable_key` sees whether it has changed.
+program: they may change without a new compilation. For everything else that a function reaches,
+`_callable_key` detects changes.
+
+The three libraries do not import each other. Each has a copy of this file, and a test checks that
+the copies are equal.
 """
 
 import dataclasses
@@ -21,16 +23,17 @@ ARRAY_LIKE = (
     *(jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic),
     *(bool, int, float, complex),
 )
-PLAIN = "plain"  # the mark of a pinned Partial to which arrays alone are bound
-MOST_REMEMBERED = 64  # structures that were looked at
+PLAIN = "plain"  # marks a pinned Partial that binds arrays only
+MOST_REMEMBERED = 64  # inspected structures in the cache
 
 
 def as_partial(function: Any, name: str = "function") -> Partial:
-    """The function as a pytree: the arrays bound to it (a network's weights, say) are its leaves.
-    Before `jit` sees it, it has to be `pinned`.
+    """Returns the function as a pytree whose leaves are the arrays bound to it, such as weights.
+
+    Call `pinned` on it before `jit` gets it.
 
     Raises:
-      ValueError: what can't be called, by its name.
+      ValueError: `function` can't be called. The message has `name`.
     """
     if not callable(function):
         raise ValueError(f"expected {name} to be a function, got {function!r}")
@@ -38,10 +41,10 @@ def as_partial(function: Any, name: str = "function") -> Partial:
 
 
 def pinned(tree: Any) -> Any:
-    """The pytree with every `Partial` in it known to `jit` by what it reaches now.
+    """Returns the pytree with every `Partial` keyed by what it reaches now.
 
-    Arguments bound to a Partial that are no arrays (activation functions among a module's weights,
-    say) become a part of the key. What is pinned already, and has not changed, is given back.
+    Bound arguments that are not arrays, such as activation functions among a module's weights,
+    become part of the key. A pinned tree that has not changed is returned itself.
     """
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, Partial))
     fresh = [_pin(leaf) if isinstance(leaf, Partial) else leaf for leaf in leaves]
@@ -70,7 +73,7 @@ def _pin(partial: Partial) -> Partial:
 
 @functools.lru_cache(maxsize=MOST_REMEMBERED)
 def _has_partials(structure: Any) -> bool:
-    """Whether there is a Partial in a PyTreeDef: remembered, for a system asks at every query."""
+    """Whether a PyTreeDef contains a Partial. Cached, because every query calls this."""
     node = structure.node_data()
     is_one = node is not None and issubclass(node[0], Partial)
     return is_one or any(map(_has_partials, structure.children()))
@@ -82,11 +85,11 @@ def _is_array(leaf: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Mixed:
-    """A function to which arrays and other things are bound; the arrays come as an argument."""
+    """A function with bound arrays and other bound values. The arrays are its first argument."""
 
     function: Callable
     structure: Any  # a PyTreeDef of (args, keywords)
-    static: tuple[tuple[int, Any], ...]  # (place among the leaves, what is no array)
+    static: tuple[tuple[int, Any], ...]  # (index among the leaves, a value that is not an array)
 
     def __call__(self, arrays: list, *args: Any, **keywords: Any) -> Any:
         rest, static = iter(arrays), dict(self.static)

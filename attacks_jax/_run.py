@@ -1,4 +1,4 @@
-"""Who drives an attack's steps: decided here, and nowhere else."""
+"""`run` and `fit`: they check the input, choose a loop, and drive an attack's steps."""
 
 from functools import partial
 from typing import Any, Literal
@@ -40,32 +40,32 @@ def run(
 ) -> Result:
     """Runs an attack to its end.
 
-    Every example's result is independent of its batch-mates (as far as the oracle is), so
-    a large set may be attacked in chunks.
+    The result of an example does not depend on the rest of the batch, unless the oracle's answer
+    does. So a large set can be attacked in chunks.
 
     Args:
-      attack: what `fgsm(...)`, `carlini_wagner_l2(...)` and their like return.
-      oracle: what is attacked; `stateless(logits_fn)` for a plain classifier.
+      attack: the attack to run, as `fgsm(...)` or `carlini_wagner_l2(...)` returns it.
+      oracle: the model to attack; `stateless(logits_fn)` for a plain classifier.
       key: a typed key (`jax.random.key`); attacks without randomness ignore it.
       images: (B, H, W, C) float32 within the attack's bounds.
-      labels: (B,) int, the true classes; the target classes of a targeted attack.
+      labels: (B,) int, the true classes, or the target classes of a targeted attack.
       oracle_state: the oracle's state before the first query.
-      loop: "host" calls a jitted step from Python, "compiled" is one `lax.while_loop`. "auto"
-        takes the host loop on a CPU, where XLA runs convolutions inside a compiled loop several
-        times slower (jax-ml/jax issue 12868), and the compiled one elsewhere and inside a `jit`.
-      round_to: the highest level of the files that the images are for, 255 with 8 bits: images are
-        rounded in the end, and `success` means that they are adversarial as they are stored. Costs
-        a query. Attacks that end on the decision boundary lose many of their successes by it.
+      loop: "host" calls a jitted step from Python. "compiled" is one `lax.while_loop`. "auto"
+        is "host" on a CPU, where XLA runs convolutions inside a compiled loop several times slower
+        (jax-ml/jax issue 12868). Elsewhere, and inside `jit`, "auto" is "compiled".
+      round_to: the highest level of the image file, 255 for 8 bits. The images are rounded at the
+        end, and `success` means that the rounded images are adversarial. Costs one query. Attacks
+        that end on the decision boundary lose many successes by rounding.
 
     Raises:
       ValueError: images or labels of the wrong shape, type or range, an oracle whose logits are
-        not (B, K), a loop of another name.
+        not (B, K), an unknown loop.
     """
     check_key(key)
     if round_to is not None:
         check_counts(round_to=round_to)
     images, labels = check_batch(images, labels, attack.bounds)
-    if not images.shape[0]:  # many networks can't be called on nothing
+    if not images.shape[0]:  # many networks can't be called on an empty batch
         none = jnp.zeros(0, jnp.float32)
         return Result(images, none.astype(bool), none, none.astype(jnp.int32), oracle_state)
     attack, oracle = ready(attack, oracle)
@@ -86,16 +86,16 @@ def fit(
     oracle_state: OracleState = (),
     loop: Loop = "auto",
 ) -> Any:
-    """Trains an attack that learns (`patch`, `atn`) on images, to be run on others.
+    """Trains an attack that learns (`patch`, `atn`) on some images, to run it on others.
 
-    Args: as `run` has them; at least one image.
+    Args: the same as for `run`, with at least one image.
 
     Returns:
-      The attack, which now has what it learnt as `.trained` and makes no further steps: `run`
-      applies it, to each example independently of its batch-mates.
+      The attack with its training result in `.trained`. It makes no further steps: `run` applies
+      it to each example, independently of the rest of the batch.
 
     Raises:
-      ValueError: as `run`; an attack that does not learn; no images.
+      ValueError: the errors of `run`; an attack that does not learn; no images.
     """
     if not isinstance(attack, Learning):
         raise ValueError(
@@ -110,12 +110,12 @@ def fit(
 
 
 def ready(attack: Any, oracle: Any) -> tuple[Any, Partial]:
-    """Attack and oracle as `jit` takes them."""
+    """Returns the attack and the oracle in the form that `jit` takes."""
     return pinned(attack), Partial(_in_float32, pinned(as_partial(oracle, "oracle")))
 
 
 def init_state(attack, oracle, oracle_state, key, images, labels):
-    """The attack's state before its first step, of an attack and an oracle that are `ready`."""
+    """Returns the attack's state before its first step. Attack and oracle come from `ready`."""
     _check_oracle(oracle, oracle_state, images, labels)
     return _init(attack, oracle, oracle_state, key, images, labels)
 
@@ -127,7 +127,7 @@ def _check_oracle(oracle, oracle_state, images, labels) -> None:
 
 
 def _final_state(attack, oracle, oracle_state, key, images, labels, loop):
-    """The attack's state when all its steps are made."""
+    """Returns the attack's state after all its steps."""
     _check_oracle(oracle, oracle_state, images, labels)
     traced = is_traced(key, *jax.tree.leaves((attack, oracle, images, labels, oracle_state)))
     if loop not in ("auto", "host", "compiled"):
@@ -142,7 +142,7 @@ def _final_state(attack, oracle, oracle_state, key, images, labels, loop):
 
 
 def _drive(attack, oracle, oracle_state, key, images, labels):
-    """All of the attack's steps, each a call of a jitted function: the state in the end."""
+    """Makes every step as one call of a jitted function, and returns the final state."""
     state = _init(attack, oracle, oracle_state, key, images, labels)
     for stage, steps in enumerate(attack.stages):
         state = _next_stage(attack, oracle, state) if stage else state

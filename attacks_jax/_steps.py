@@ -1,4 +1,4 @@
-"""An attack's states, one step after another, for a program that watches an attack."""
+"""`steps`: an iterator over the states of an attack, for programs that monitor it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,28 +22,28 @@ def steps(
     num_steps: int | None = None,
     donate: bool = False,
 ) -> Iterator[Any]:
-    """The state before the first step, and the state after each step.
+    """Yields the state before the first step, and the state after each step.
 
         for state in attacks_jax.steps(attack, oracle, key, images, labels):
             print(state.done.mean())
 
     The whole batch takes part in every step. The iterator ends when every example is done, or when
-    the attack has no more steps. `run` returns what the last state comes to: an attack that keeps
-    the best image of its steps returns that one, while a state has the latest.
+    the attack has no more steps. `run` returns the result of the last state. If an attack keeps
+    the best image of its steps, `run` returns that image, while `images` of a state is the latest.
 
     Args:
-      attack, oracle, key, images, labels, oracle_state: as `run` has them; at least one image.
-      num_steps: at most so many steps, whatever the attack itself says: one compilation then serves
-        any number of them. For attacks of one stage.
-      donate: reuse the memory of a state for the next one. A state must then not be used after the
-        next one is asked for: JAX raises an error where it is.
+      attack, oracle, key, images, labels, oracle_state: as for `run`, with at least one image.
+      num_steps: the largest number of steps, in place of the attack's own. One compilation then
+        serves any number of steps. For attacks of one stage only.
+      donate: reuse the memory of a state for the next one. Do not use a state after requesting the
+        next one: JAX raises an error.
 
     Yields:
       The attack's state, a pytree with `done` (B,) bool and, in most attacks, `images`
       (B, H, W, C), `queries` (B,) and `oracle_state`.
 
     Raises:
-      ValueError: as `run`; no images; `num_steps` for an attack of several stages.
+      ValueError: the errors of `run`; no images; `num_steps` for an attack of several stages.
     """
     check_key(key)
     images, labels = check_batch(images, labels, attack.bounds)

@@ -1,4 +1,4 @@
-"""When an example counts as adversarial, and what is given back in the end."""
+"""The definition of success, and the final result of an attack."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from attacks_jax._base import Attack, Images, Labels, Oracle, Result
 from attacks_jax._batch_ops import Norm, norm
 from attacks_jax._losses import goal_margin
 
-# Two compilations of one network differ in the last bits: what the re-check forgives.
+# Tolerance of the last query: two compilations of one network differ in the last bits.
 RECHECK_TOLERANCE = 1e-4
-# In levels: a pixel so near to one stands on it, but for rounding.
+# In levels: a pixel this near to a level differs from it only by rounding errors.
 ON_A_LEVEL = 1e-3
 
 
 def wins(margin: jax.Array, confidence: Any = 0.0) -> jax.Array:
-    """Whether the attacker's margin (B,) is adversarial, by at least `confidence` logits."""
+    """Whether examples are adversarial: a margin (B,) above 0, and at least `confidence` logits."""
     return (margin > 0) & (margin >= confidence)
 
 
@@ -29,10 +29,10 @@ def finish(
     targeted: bool,
     confidence: Any = 0.0,
 ) -> Result:
-    """The result: the oracle is asked once more, about `images` as they are returned.
+    """Returns the result, after one more query about the returned `images`.
 
     Args:
-      state: any attack's; its clean, labels, queries and oracle_state are read.
+      state: any attack's state; its clean, labels, queries and oracle_state are read.
     """
     oracle_state, logits = oracle(state.oracle_state, images)
     slack = RECHECK_TOLERANCE * (1.0 + jnp.abs(confidence)) * (jnp.asarray(confidence) > 0)
@@ -48,10 +48,12 @@ def finish(
 def rounded(
     attack: Attack, oracle: Oracle, result: Result, clean: Images, labels: Labels, levels: int
 ) -> Result:
-    """The result with images of so many levels above the lowest, as a file of whole numbers keeps
-    them (255: 8 bits), and about which the oracle is asked again. An l-infinity ball is kept to; an
-    l2 ball may be left by a fraction of a level. Where both round to one level the pixel is the
-    clean image's own."""
+    """Returns the result with images rounded as an image file stores them, after one more query.
+
+    `levels` is the highest level, 255 for 8 bits. Rounded images stay in an l-infinity ball. They
+    may leave an l2 ball by a fraction of a level. A pixel that rounds to the same level as the
+    clean pixel gets the clean value.
+    """
     low, high = attack.bounds
 
     def level(images):
@@ -59,14 +61,14 @@ def rounded(
 
     found = jnp.round(level(result.images))
     eps = getattr(attack, "eps", None)
-    if eps is not None and attack.norm == "linf":  # the nearest level may lie outside of the ball
+    if eps is not None and attack.norm == "linf":  # the nearest level may be outside the ball
         least, most = level(clean - eps), level(clean + eps)
         found = jnp.clip(found, jnp.ceil(least - ON_A_LEVEL), jnp.floor(most + ON_A_LEVEL))
     stored = jnp.clip(low + found / levels * (high - low), low, high)
     images = jnp.where(found == jnp.round(level(clean)), clean, stored)
     oracle_state, logits = oracle(result.oracle_state, images)
     success = result.success & wins(goal_margin(logits, labels, targeted=attack.targeted))
-    unseen = getattr(attack, "unseen", None)  # of an attack on a detector too
+    unseen = getattr(attack, "unseen", None)  # attacks that also evade a detector have it
     return Result(
         images=images,
         success=success if unseen is None else success & unseen(images),

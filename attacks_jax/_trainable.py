@@ -1,4 +1,4 @@
-"""Attacks that learn from all their images together: a patch, a network."""
+"""Attacks that train one object on all images together: a patch or a network."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from attacks_jax._base import OneStage
 
 
 class Learning(OneStage):
-    """Once it has learnt (`attacks_jax.fit`) it has something `trained`, and makes no steps."""
+    """An attack that needs training. After `attacks_jax.fit` it has `trained`, and no steps."""
 
-    independent = False  # its state has more than a row an example
-    trained: Any  # None before
+    independent = False  # the state has leaves that all examples share
+    trained: Any  # None before training
     training_steps: Any  # int
     bounds: Any  # (lowest, highest) pixel
 
@@ -21,14 +21,14 @@ class Learning(OneStage):
         return self.training_steps if self.trained is None else 0
 
     def learnt(self, state: Any) -> Any:
-        """The attack with what the state has learnt."""
+        """Returns the attack with the training result of `state`."""
         raise NotImplementedError
 
 
 def draw_rows(key: jax.Array, batch: int, count: int) -> jax.Array:
-    """Rows of a batch to learn from, without replacement: all, in order, where there are no more.
+    """Draws `count` rows of a batch without replacement; all rows in order if `count` >= batch.
 
-    In order, because an oracle that remembers may know its clients by their rows.
+    In order, because a stateful oracle may identify clients by their rows.
     """
     if count >= batch:
         return jnp.arange(batch)

@@ -1,12 +1,14 @@
-"""Callables as keys of compiled programs. The same file stands in each of the three libraries,
-which import nothing of each other; a test holds the copies equal.
+"""Keys that tell `jit` whether a callable has changed since it was compiled.
 
-`jit` knows a function by its identity. A function that closes over a network keeps its identity
-when the weights of the network change, and the compiled program would go on with the old ones. So
-a callable is known here by its code and by all that its code reaches: closures, defaults, the
-globals it names, and the attributes of the objects among them. JAX's arrays, which can't change,
-are compared by identity, NumPy's by their contents. A callable that reaches something that can't be
-looked into equals no other, and is traced again at each call.
+`jit` identifies a function by its identity. A function that closes over a network keeps its
+identity when the network's weights change, and the compiled program would use the old weights. So
+a key compares a callable's code and everything that the code reaches: closures, defaults, the
+globals it names, and the attributes of these objects. JAX arrays are immutable and are compared by
+identity. NumPy arrays are compared by their contents. If a callable reaches something that can't
+be inspected, its key equals no other key, and `jit` traces it again at each call.
+
+The three libraries do not import each other. Each has a copy of this file, and a test checks that
+the copies are equal.
 """
 
 import builtins
@@ -23,28 +25,28 @@ from typing import Any
 import jax
 import numpy as np
 
-# Packages whose functions depend on their arguments alone, and whose objects show what they hold.
+# Packages whose functions depend on their arguments only, and whose objects can be inspected.
 TRUSTED = {
     *sys.stdlib_module_names,
     *("jax", "jaxlib", "numpy", "ml_dtypes", "flax", "optax", "chex", "dm_pix", "equinox"),
     *("attacks_jax", "cmag_jax", "spt_jax"),
 }
-# Those whose objects can't change, but for what wraps a function.
+# Packages whose objects are immutable, except objects that wrap a function.
 IMMUTABLE_PACKAGES = ("jax", "jaxlib", "numpy", "ml_dtypes", "builtins")
-# By these a function may reach what its code does not name.
+# With these names a function can reach objects that its code does not name.
 DYNAMIC = {"eval", "exec", "globals", "locals", "vars", "getattr", "__import__", "import_module"}
 IMMUTABLE = (
     *(bool, int, str, bytes, type(None), type(Ellipsis), range, types.CodeType),
     jax.tree_util.PyTreeDef,
 )
-ARRAYS = ("ArrayImpl", "PRNGKeyArray")  # of jax.Array's kinds those that can't change
-MOST_REACHED = 100_000  # things, beyond which looking takes longer than tracing
-MOST_REMEMBERED = 64  # callables that were looked at
+ARRAYS = ("ArrayImpl", "PRNGKeyArray")  # the immutable kinds of jax.Array
+MOST_REACHED = 100_000  # objects; inspecting more takes longer than tracing
+MOST_REMEMBERED = 64  # inspected callables in the cache
 MISSING = object()
 
 
 class CallableKey:
-    """A callable that equals another one where both have the same code and reach the same."""
+    """A callable that equals another if both have the same code and reach the same objects."""
 
     def __init__(self, function: Callable) -> None:
         self.function = function
@@ -54,11 +56,11 @@ class CallableKey:
             self._reached = tuple(self._look.found)
         except (_Unknown, RecursionError):
             self._look.checks = [lambda: False]
-            self._reached = (_Same(object()),)  # equal to nothing
+            self._reached = (_Same(object()),)  # equals no other key
         self._hash = hash(self._reached)
 
     def holds(self) -> bool:
-        """Whether a second look would find the same."""
+        """Whether a second inspection would find the same."""
         return self._look.holds()
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
@@ -76,12 +78,14 @@ class CallableKey:
         return repr(self.function)
 
 
-_remembered: dict[int, CallableKey] = {}  # by the id of its function, which it keeps alive
+_remembered: dict[int, CallableKey] = {}  # id(function) -> its key, which keeps it alive
 
 
 def key_of(function: Callable) -> CallableKey:
-    """The callable's key: the one of last time where nothing has changed, because a whole look
-    takes as long as a small network, and the checks a tenth of that."""
+    """Returns the callable's key, from the cache if nothing has changed.
+
+    A full inspection takes as long as a small network. The checks take a tenth of that.
+    """
     function = function.function if isinstance(function, CallableKey) else function
     last = _remembered.get(id(function))
     if last is not None and last.holds():
@@ -94,7 +98,7 @@ def key_of(function: Callable) -> CallableKey:
 
 
 class _Same:
-    """Equal to another one about the very same object, which it keeps alive."""
+    """Compares an object by identity, and keeps it alive."""
 
     __slots__ = ("thing",)
 
@@ -109,20 +113,23 @@ class _Same:
 
 
 class _Unknown(Exception):
-    """Something can't be looked into."""
+    """An object can't be inspected."""
 
 
 class _Look:
-    """A walk through what a callable reaches. `found` is equal for two walks exactly where they
-    met the same, and `holds` as long as another one would."""
+    """A walk through everything that a callable reaches.
+
+    Two walks have equal `found` exactly if they met the same objects. `holds` is true as long as
+    a new walk would find the same.
+    """
 
     def __init__(self) -> None:
         self.found: list = []
-        # What would change them: (mapping, key, value), (container, its length), others.
+        # What `holds` checks: (mapping, key, value), (container, its length), other checks.
         self.entries: list[tuple[Any, Any, Any]] = []
         self.lengths: list[tuple[Any, int]] = []
         self.checks: list[Callable[[], bool]] = []
-        self._met: dict[int, tuple[int, Any]] = {}  # id -> (its number, the thing, kept alive)
+        self._met: dict[int, tuple[int, Any]] = {}  # id -> (its number, the object to keep alive)
 
     def holds(self) -> bool:
         for mapping, key, value in self.entries:
@@ -139,7 +146,7 @@ class _Look:
         if type(thing) in IMMUTABLE:
             self.found.append((type(thing), thing))
         elif isinstance(thing, float | complex):
-            self.found.append((type(thing), repr(thing)))  # here -0.0 is not 0.0
+            self.found.append((type(thing), repr(thing)))  # repr: -0.0 differs from 0.0
         elif isinstance(thing, np.ndarray | np.generic):
             contents = _contents(thing)
             self.found.append(contents)
@@ -193,12 +200,12 @@ class _Look:
             self.at(thing)
 
     def _same(self, read: Callable[[], Any], thing: Any) -> None:
-        """A thing that has to be the same when it is read again."""
+        """Visits an object, and checks later that `read` still returns it."""
         self.checks.append(lambda: read() is thing)
         self.at(thing)
 
     def _entry(self, mapping: Any, key: Any) -> None:
-        """What a mapping has under a key."""
+        """Visits the value of a mapping at a key, and checks later that it is the same."""
         self.entries.append((mapping, key, mapping[key]))
         self.at(mapping[key])
 
@@ -230,7 +237,7 @@ class _Look:
         if _is_trusted(function.__module__):
             return
         self._all(function.__defaults__, function.__kwdefaults__)
-        for name in sorted(vars(function).keys() - {"__signature__"}):  # which is for people
+        for name in sorted(vars(function).keys() - {"__signature__"}):  # no effect on a call
             self._entry(vars(function), name)
         self.lengths.append((vars(function), len(vars(function))))
         names = set(_names(function.__code__))
@@ -241,11 +248,11 @@ class _Look:
                 self._named(function.__globals__, name, names)
             elif hasattr(builtins, name):
                 self.entries.append((function.__globals__, name, MISSING))
-            elif name in sys.modules:  # imported in the function
+            elif name in sys.modules:  # imported inside the function
                 self._named(sys.modules, name, names)
 
     def _named(self, scope: dict[str, Any], name: str, names: set[str]) -> None:
-        """A global, or, of a module, those of its attributes that the code may name."""
+        """Visits a global. For a module, visits only the attributes that the code may name."""
         thing = scope[name]
         known = id(thing) in self._met
         self.found.append(name)
@@ -265,10 +272,10 @@ class _Look:
     def _object(self, thing: Any) -> None:
         package = (type(thing).__module__ or "").split(".")[0]
         if package == "builtins" and not (callable(thing) or type(thing) is object):
-            raise _Unknown  # an iterator, say
+            raise _Unknown  # an iterator, for example
         if package in IMMUTABLE_PACKAGES:
             self.found.append(_Same(thing))
-            owner = getattr(thing, "__self__", None)  # of a builtin method
+            owner = getattr(thing, "__self__", None)  # object of a builtin method
             rules = [f for f in getattr(thing, "__dict__", {}).values() if callable(f)]
             self._all(getattr(thing, "__wrapped__", None), *rules)  # jit, custom_vjp
             self.at(None if isinstance(owner, types.ModuleType) else owner)
@@ -290,7 +297,7 @@ class _Look:
 def _inside(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # an empty cell
         return None
 
 
@@ -303,7 +310,7 @@ def _contents(array: Any) -> tuple:
 
 
 def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
-    """What an object holds: of a Linen module its options, of others all their attributes."""
+    """Yields the names and values of an object's attributes; for a Linen module, its options."""
     linen = any(base.__module__.startswith("flax.linen") for base in type(thing).__mro__)
     if linen and dataclasses.is_dataclass(thing):
         for field in dataclasses.fields(thing):
@@ -321,7 +328,7 @@ def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_member(name: str, value: Any) -> bool:
-    """Whether what a class has under this name may be run or read: not slots and their like."""
+    """Whether a class attribute may be called or read. Slot descriptors do not count."""
     slot = isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
     if slot or name == "_abc_impl":
         return False
@@ -330,7 +337,7 @@ def _is_member(name: str, value: Any) -> bool:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """The globals and attributes that a function and those within it name."""
+    """Yields the globals and attributes that a function and its inner functions name."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

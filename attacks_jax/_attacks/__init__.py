@@ -1,1 +1,1 @@
-"""Every attack, one a file, and what several of them share."""
+"""The attacks, one per file, and the code that several attacks share."""

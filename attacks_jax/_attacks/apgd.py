@@ -1,4 +1,4 @@
-"""APGD, projected gradient descent that sets its own step size, and its targeted form APGD-T
+"""APGD, projected gradient descent with an automatic step size, and its targeted form APGD-T
 (Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks", 2020)."""
 
@@ -26,26 +26,26 @@ from attacks_jax._losses import Loss, cross_entropy, goal_margin, targeted_dlr
 from attacks_jax._pinned import as_partial
 from attacks_jax._success import finish, wins
 
-INERTIA = 0.75  # alpha of algorithm 1: how much of a step is the gradient's, the rest momentum
-ENOUGH = 0.75  # rho: the share of a window's steps that have to raise the loss
+INERTIA = 0.75  # alpha of algorithm 1: the gradient's share of a step; the rest is momentum
+ENOUGH = 0.75  # rho: the share of a window's steps that must raise the loss
 
 
 class APGDState(NamedTuple):
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
     ranked: jax.Array  # (B, K) int32: other classes, the likeliest first
-    images: Images  # (B, H, W, C): the next to be asked about
-    previous: Images  # (B, H, W, C): the one before
+    images: Images  # (B, H, W, C): the next query
+    previous: Images  # (B, H, W, C): the iterate before
     step_size: jax.Array  # (B,)
     last_loss: jax.Array  # (B,)
-    best_loss: jax.Array  # (B,) of the round
-    best_images: Images  # (B, H, W, C) and their gradient: where a halved step goes on
+    best_loss: jax.Array  # (B,) in this round
+    best_images: Images  # (B, H, W, C): a halved step restarts from them and their gradient
     best_gradient: jax.Array  # (B, H, W, C)
-    rises: jax.Array  # (B,) int32: steps of the window that raised the loss
+    rises: jax.Array  # (B,) int32: steps in this window that raised the loss
     loss_at_check: jax.Array  # (B,) the best loss at the last checkpoint
     halved_at_check: jax.Array  # (B,) bool
-    iteration: jax.Array  # (B,) int32: looks at images in this round
-    round: jax.Array  # (B,) int32: restarts, and targets, behind it
+    iteration: jax.Array  # (B,) int32: queries in this round
+    round: jax.Array  # (B,) int32: finished rounds; one per restart and target
     keys: jax.Array  # (B,)
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32
@@ -104,11 +104,11 @@ class APGD(OneStage):
         )
 
     def step(self, oracle: Oracle, state: APGDState) -> APGDState:
-        """A look at the images, and, unless the round ends here, a step on: algorithm 1."""
+        """Queries the images, and steps from them unless the round ends: algorithm 1."""
         rank = state.round // self.restarts
         target = jnp.take_along_axis(state.ranked, rank[:, None], axis=1)[:, 0]
 
-        def rising(logits, images):  # what the attacker raises
+        def rising(logits, images):  # the value that the attack raises
             if self.num_targets:
                 return targeted_dlr(logits, state.labels, target)
             loss = self.loss(logits, state.labels, images)
@@ -149,7 +149,7 @@ class APGD(OneStage):
             iteration=iteration,
             done=won,
             queries=state.queries + 1,
-            oracle_state=(),  # the batch's, not an example's
+            oracle_state=(),  # `select` below needs leaves (B, ...)
         )
         ends = (iteration > self.steps) & ~won
         round_ = round_ + ends
@@ -170,7 +170,7 @@ class APGD(OneStage):
         return into_the_ball(here + inertia * (ahead - here) + (1 - inertia) * (here - previous))
 
     def _next_round(self, state: APGDState, round_, over) -> APGDState:
-        """From a new random start, with nothing learnt; after the last round, the best image."""
+        """Starts a new round at a new random point; after the last round, sets the best image."""
         fresh = select(over, state.best_images, self._start(state.keys, round_, state.clean))
         worst = jnp.full_like(state.last_loss, -jnp.inf)
         return state._replace(
@@ -195,9 +195,10 @@ class APGD(OneStage):
 
 
 def checkpoints(steps: int) -> np.ndarray:
-    """For each look at an image, 0 to `steps`, the window that a checkpoint there closes, or 0.
+    """Returns (steps + 1,): the length of the window that ends at each iteration, or 0.
 
-    Section 3.1: the first window is 22% of the steps, each next 3% shorter, none below 6%.
+    Section 3.1: the first window has 22% of the steps. Each next one is shorter by 3% of the
+    steps, down to 6%.
     """
     window, least, less = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     closes = np.zeros(steps + 1, np.int32)
@@ -220,26 +221,28 @@ def apgd(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """Auto-PGD: momentum, a step size of 2 eps that is halved where progress stalls (going back to
-    the best image), each example by its own loss: algorithm 1 of the paper, section 3. Random
-    starts are uniform in the ball; the authors' code scales them to its surface.
+    """Auto-PGD: PGD with momentum and an automatic step size (algorithm 1 of the paper, section 3).
 
-    With `loss=cross_entropy` it is APGD-CE, with `loss=dlr` APGD-DLR, with `num_targets=9` APGD-T:
-    one round towards each of the nine likeliest other classes, by the targeted DLR loss (eq. 7),
-    until one succeeds. Distances are in `norm`. An example stops at its first success.
+    The step size starts at 2 eps. When an example's loss stalls, the step size is halved and the
+    attack continues from the best image. Random starts are uniform in the ball; the authors' code
+    scales them to its surface.
+
+    `loss=cross_entropy` gives APGD-CE, `loss=dlr` APGD-DLR, and `num_targets=9` APGD-T. APGD-T
+    makes one round towards each of the nine likeliest other classes, with the targeted DLR loss
+    (eq. 7), until one succeeds. Distances are in `norm`. An example stops at its first success.
 
     Args:
-      eps: the ball's radius, in units of the pixels; by default 0.3, for pixels in [0, 1]. Traced.
+      eps: radius of the ball, in pixel units; default 0.3, for pixels in [0, 1]. Traced.
       norm: "linf" or "l2".
-      num_steps: steps of a round.
-      restarts: rounds from another random start (towards each target).
-      num_targets: 0 for the attack on `loss`, or the number of classes to aim at in turn.
-      loss: what is raised (untargeted) or lowered (targeted). Ignored by APGD-T.
+      num_steps: steps per round.
+      restarts: rounds, each from a new random start. APGD-T makes this many for each target.
+      num_targets: 0 to attack `loss`, or the number of target classes to try in turn.
+      loss: untargeted attacks raise it; targeted attacks lower it. Ignored by APGD-T.
       targeted: whether the labels given to `run` are targets. APGD-T takes true classes.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; `targeted` together with `num_targets`; other bounds
+      ValueError: options out of range; `targeted` together with `num_targets`; other bounds
         than (0, 1) without eps.
     """
     bounds = check_bounds(bounds)

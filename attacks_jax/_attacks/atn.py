@@ -1,5 +1,6 @@
 """Adversarial transformation networks (Baluja and Fischer, "Adversarial Transformation Networks:
-Learning to Generate Adversarial Examples", 2017): a network that maps an image to its attack."""
+Learning to Generate Adversarial Examples", 2017): a network that maps an image to an adversarial
+example."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +20,7 @@ from attacks_jax._trainable import Learning, draw_rows
 
 
 class Perturbation(nn.Module):
-    """images (B, H, W, C) -> perturbation (B, H, W, C) in (-1, 1): the paper's P-ATN, small."""
+    """A small P-ATN: images (B, H, W, C) -> perturbation (B, H, W, C) in (-1, 1)."""
 
     width: int = 32
 
@@ -34,10 +35,10 @@ class Perturbation(nn.Module):
 class ATNState(NamedTuple):
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
-    params: Any  # the network's, shared by all
+    params: Any  # of the network; shared by all examples
     adam: Any
     key: jax.Array
-    clean_logits: jax.Array  # (B, K): what is to keep its order but for the target
+    clean_logits: jax.Array  # (B, K): targeted attacks keep their order, except for the target
     step: jax.Array  # () int32
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32
@@ -47,7 +48,7 @@ class ATNState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ATN(Learning):
-    trained: Any  # the parameters of an attack that has learnt, or None
+    trained: Any  # the parameters after training, or None
     beta: float | jax.Array
     alpha: float | jax.Array
     confidence: float | jax.Array
@@ -80,7 +81,7 @@ class ATN(Learning):
         )
 
     def step(self, oracle: Oracle, state: ATNState) -> ATNState:
-        """A step of Adam on the network, over a random batch of the images."""
+        """Makes one Adam step on the network, on a random batch of the images."""
         row_key = jax.random.fold_in(state.key, state.step)
         rows = draw_rows(row_key, state.clean.shape[0], self.batch_size)
         images, labels, before = (
@@ -114,13 +115,13 @@ class ATN(Learning):
         return replace(self, trained=state.params)
 
     def transform(self, params: Any, images: Images) -> Images:
-        """What the network makes of the images (B, H, W, C)."""
+        """Returns the perturbed images (B, H, W, C)."""
         low, high = self.bounds
         output: Any = self.network.apply(params, (images - low) / (high - low))
         return jnp.clip(images + (high - low) * output, low, high)
 
     def _wrong(self, logits, before, labels):
-        """L_Y (B,): how far the answer is from the one that is wanted."""
+        """Returns L_Y (B,): the distance of the logits from the attack's goal."""
         if not self.targeted:
             margin = goal_margin(logits, labels, targeted=False)
             return jnp.maximum(self.confidence - margin, 0.0)
@@ -132,8 +133,11 @@ class ATN(Learning):
 
 
 def rerank(probabilities: jax.Array, targets: jax.Array, alpha: Any) -> jax.Array:
-    """The paper's r_alpha: the target gets alpha times the largest probability, the others keep
-    theirs, and all are scaled to sum to 1. (B, K), (B,) -> (B, K)."""
+    """The paper's r_alpha: (B, K) probabilities, (B,) targets -> (B, K).
+
+    The target gets alpha times the largest probability. The others keep theirs. Then all are
+    scaled to sum to 1.
+    """
     is_target = jax.nn.one_hot(targets, probabilities.shape[-1], dtype=bool)
     most = jnp.max(probabilities, axis=-1, keepdims=True)
     ranked = jnp.where(is_target, alpha * most, probabilities)
@@ -152,34 +156,34 @@ def atn(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """A network g trained so that x + g(x) is close to x and misclassified: the paper's P-ATN.
+    """Trains a network g so that x + g(x) is close to x and misclassified: the paper's P-ATN.
 
-    Minimises beta * mean (x' - x)^2 + L_Y, differences as shares of the bounds' width. Targeted,
-    L_Y compares the answer with the clean one reranked (r_alpha, section 3) by cross-entropy, where
-    the paper has the l2 distance, whose gradient vanishes on confident classifiers. Untargeted,
-    which the paper has not, L_Y is max(confidence - margin, 0) in logits.
+    Minimises beta * mean (x' - x)^2 + L_Y, with differences as shares of the pixel range. In a
+    targeted attack, L_Y is the cross-entropy between the answer and the reranked clean answer
+    (r_alpha, section 3). The paper uses the l2 distance, whose gradient vanishes on confident
+    classifiers. In an untargeted attack, L_Y is max(confidence - margin, 0), in logits. The paper
+    has no untargeted attack.
 
-    `run` trains the network on the images that it is given and returns what it makes of them;
-    `fit` returns an attack with the trained parameters (`.trained`), for other images, each of
-    which then costs one forward pass. Until it is trained no example is independent of the
-    others. Distances are l2. What is misclassified already is left alone.
+    `run` trains the network on its images and returns their adversarial examples. `fit` returns an
+    attack with the trained parameters (`.trained`), which needs one forward pass per new image.
+    During training, examples are not independent. Distances are l2. An image that is already
+    misclassified is returned unchanged.
 
     Args:
       beta: the weight of the distance. Traced.
-      alpha: how much likelier the target is wanted than the likeliest class. Traced.
-      confidence: the margin wanted in an untargeted attack, in logits. Traced.
+      alpha: the target's desired probability, relative to the largest one. Traced.
+      confidence: the desired margin of an untargeted attack, in logits. Traced.
       num_steps: steps of Adam.
       step_size: Adam's learning rate. Traced.
-      batch_size: images a step. With an oracle that knows its clients by their rows: all of
-        them.
-      network: a Flax module, images (B, H, W, C) in [0, 1] -> (B, H, W, C) in (-1, 1); None: four
-        3x3 convolutions of width 32.
-      targeted: whether the labels given to `run` are targets (the paper trains one network for
-        each target: all labels equal).
+      batch_size: images per step. If the oracle identifies clients by rows: all images.
+      network: a Flax module, images (B, H, W, C) in [0, 1] -> (B, H, W, C) in (-1, 1). None means
+        four 3x3 convolutions, three of them with 32 channels.
+      targeted: whether the labels given to `run` are targets. The paper trains one network for
+        each target: all labels equal.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of range.
     """
     check_positive(beta=beta, alpha=alpha, confidence=confidence, or_zero=True)
     check_positive(step_size=step_size)

@@ -22,30 +22,30 @@ from attacks_jax._base import Attack, Images
 from attacks_jax._batch_ops import TINY
 from attacks_jax._checks import check_bounds, check_counts, check_positive
 
-# What a question is for.
+# The phases: each says what a query is for.
 APPROACH, WALK, LOOK = SEARCH + 1, SEARCH + 2, SEARCH + 3
-# Halvings of the way from the first adversarial image to the clean one, before the walk.
+# Bisection steps between the first adversarial image and the clean one, before the walk.
 HALVINGS = 10
-# Steps of the walk between two looks at how often steps succeed, as in Foolbox.
+# Steps of the walk between two updates of the step sizes, as in Foolbox.
 STEPS_PER_LOOK = 10
-# How many of the last answers tell how often steps succeed, as in Foolbox.
+# The number of recent answers that give the success rates, as in Foolbox.
 SPHERICAL_ANSWERS, SOURCE_ANSWERS = 100, 30
-# The walk has converged when its steps towards the clean image are so short.
+# The walk has converged when `source_step` is below this.
 CONVERGED = 1e-7
 
 
 class Answers(NamedTuple):
-    """The last answers to one kind of question."""
+    """The last answers to one kind of query."""
 
-    won: jax.Array  # (N,) bool, a ring
-    number: jax.Array  # () int32: answers since the ring was cleared
+    won: jax.Array  # (N,) bool, a ring buffer
+    number: jax.Array  # () int32: answers since the buffer was cleared
 
 
 class BoundaryMemory(NamedTuple):
     given: jax.Array | None  # (H, W, C): the caller's starting point
     phase: jax.Array  # () int32
-    left: jax.Array  # () int32: questions left in the phase
-    low: jax.Array  # () the share of the distance that the approach found too short
+    left: jax.Array  # () int32: queries left in the phase
+    low: jax.Array  # () share of the current distance that the approach found too short
     spherical_step: jax.Array  # () as a share of the distance
     source_step: jax.Array  # () as a share of the distance
     spherical_answers: Answers
@@ -86,7 +86,7 @@ class Boundary(DecisionAttack):
         noise = uniform_noise(step_key(example), example.clean.shape)
         sideways, onwards = self._steps(example, gaussian(noise))
         images = {
-            SEARCH: example.clean,  # `proposals` has another
+            SEARCH: example.clean,  # `proposals` replaces it
             APPROACH: pulled(example.best, example.clean, (memory.low + 1) / 2, "l2"),
             WALK: onwards,
             LOOK: sideways,
@@ -123,8 +123,8 @@ class Boundary(DecisionAttack):
         )
 
     def _steps(self, example: QueryState, normal):
-        """Section 2.3 and figure 2: (the image moved along the sphere around the clean one, and
-        from there also towards the clean one)."""
+        """Returns two images (section 2.3 and figure 2): a step along the sphere around the clean
+        image, and the same step followed by one towards the clean image."""
         memory, clean = example.memory, example.clean
         back = clean - example.best
         distance, inwards = length(back), unit(back)
@@ -133,14 +133,14 @@ class Boundary(DecisionAttack):
         on_sphere = clean + tangent / jnp.sqrt(1 + memory.spherical_step**2)
         on_sphere = jnp.clip(on_sphere, *self.bounds)
 
-        # Clipping has left the sphere: what that gained or lost is taken off the step.
+        # Clipping moves the image off the sphere: correct the step by the change of distance.
         back = clean - on_sphere
         gap = length(back)
         step = jnp.maximum(gap - (1 - memory.source_step) * distance, 0.0)
         return on_sphere, on_sphere + step * back / jnp.maximum(gap, TINY)
 
     def _adapted(self, memory: BoundaryMemory) -> BoundaryMemory:
-        """Longer steps where most succeed, shorter ones where few do; Foolbox's thresholds."""
+        """Lengthens steps if most succeed, shortens them if few do. Thresholds as in Foolbox."""
         along = self._factor(memory.spherical_answers, 0.2, 0.5)
         towards = self._factor(memory.source_answers, 0.1, 0.25)
         return memory._replace(
@@ -178,27 +178,27 @@ def boundary(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """A near adversarial image (l2), from decisions alone: a random walk along the boundary.
+    """Minimises the l2 distance from decisions only, by a random walk along the boundary.
 
     Brendel, Rauber and Bethge, "Decision-Based Adversarial Attacks: Reliable Attacks Against
     Black-Box Machine Learning Models" (2018), algorithm 1, as the authors re-implemented it in
-    Foolbox: a step goes along the sphere around the clean image and then towards it, and is made
-    if it arrives at an adversarial image that is nearer. After every tenth step one query asks
-    about a step along the sphere alone, and both step sizes are adapted to their success rates.
-    Before the walk, ten queries bisect the way from the first adversarial image.
+    Foolbox. A step goes along the sphere around the clean image and then towards the clean image.
+    It is accepted if the new image is adversarial and nearer. After every tenth step, one query
+    tests a step along the sphere only, and both step sizes are adapted to their success rates.
+    Before the walk, ten queries bisect the line from the first adversarial image to the clean one.
 
-    Distances are l2 norms. An image that the oracle already misclassifies is returned as it is,
-    and so is, with `success` false, one for which no adversarial image was found to start from.
+    Distances are l2 norms. An image that the oracle already misclassifies is returned unchanged. If
+    no adversarial image to start from is found, the clean image is returned with `success` false.
 
     Args:
-      num_steps: the most queries, apart from the first look and the last; the walk ends earlier
-        when source_step has fallen below 1e-7.
+      num_steps: the query budget, without the first and the last query. The walk ends earlier when
+        source_step falls below 1e-7.
       spherical_step: the first step along the sphere, as a share of the distance. Traced.
       source_step: the first step towards the clean image, as a share of the distance. Traced.
-      step_adaptation: what step sizes are multiplied or divided by. Traced.
-      init_attempts: the most queries in search for an image to start from, out of `num_steps`.
-      starting_points: (B, H, W, C), tried first; targeted attacks seldom find their own. Images
-        of the target class do. Traced.
+      step_adaptation: the factor that lengthens or shortens steps. Traced.
+      init_attempts: the largest number of queries, out of `num_steps`, to find a starting image.
+      starting_points: (B, H, W, C), tried first. Targeted attacks rarely find their own; images of
+        the target class work. Traced.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 

@@ -28,16 +28,16 @@ from attacks_jax._gradients import input_gradient
 from attacks_jax._losses import goal_margin
 from attacks_jax._success import finish, wins
 
-# Of n changed pixels at most this times sqrt(n) are forbidden at once, as in the authors' code.
+# Of n changed pixels, at most this times sqrt(n) are fixed at once, as in the authors' code.
 AT_ONCE = 0.3
-# A pixel with a larger share than this in what was achieved is the last to be forbidden at once.
+# Pixels with at most this share of the total contribution, and one more, may be fixed at once.
 MATTERS = 0.01
-# A pixel that moved by less, as a share of the bounds' width, has not moved.
+# A pixel with a smaller change, as a share of the pixel range, counts as unchanged.
 SAME = 1e-6
 
 
 class CarliniWagnerL0State(NamedTuple):
-    """Every example has its own place in its own elimination of pixels."""
+    """Each example has its own progress in eliminating pixels."""
 
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
@@ -94,7 +94,7 @@ class CarliniWagnerL0(OneStage):
         )
 
     def step(self, oracle: Oracle, state: CarliniWagnerL0State) -> CarliniWagnerL0State:
-        """One step of Adam for every example; where a round ends, fewer pixels or a larger c."""
+        """Makes one Adam step for every example. A round ends with fewer pixels or a larger c."""
         images, to_w = jax.vjp(partial(_changed, state, self.bounds), state.w)
         delta = images - state.clean
         unit = delta / width(self.bounds)
@@ -116,7 +116,7 @@ class CarliniWagnerL0(OneStage):
             solved=won,
         )
 
-        # The l2 problem's own step; where it is solved, Adam starts anew with fewer pixels.
+        # A step on the l2 problem. When it is solved, Adam restarts with fewer pixels.
         (gradient,) = to_w(
             2.0 * unit / width(self.bounds) - expand(state.const, delta) * asked.gradient
         )
@@ -139,7 +139,7 @@ class CarliniWagnerL0(OneStage):
         return freeze(state, moved)
 
     def result(self, oracle: Oracle, state: CarliniWagnerL0State) -> Result:
-        # Through tanh a pixel that stands on a bound comes back a little inside of it.
+        # The tanh mapping returns a pixel at a bound as a value slightly inside.
         clean, best = state.clean, state.best.images
         same = jnp.all(jnp.abs(best - clean) <= SAME * width(self.bounds), axis=-1, keepdims=True)
         return finish(
@@ -156,15 +156,15 @@ class CarliniWagnerL0(OneStage):
 
 
 def _changed(state, bounds, w):
-    """The images, in which a pixel that is not allowed to change is the clean one to the bit."""
+    """Returns the images; pixels that may not change have exactly the clean value."""
     return jnp.where(state.allowed, to_images(w, bounds), state.clean)
 
 
 def _without_least(allowed, delta, gradient):
-    """The pixels (B, H, W, 1) that stay allowed once those that matter least are forbidden.
+    """Returns the pixels (B, H, W, 1) that may still change, without the least important ones.
 
-    To first order, gradient times change is what a pixel contributes to the attacker's margin.
-    One pixel is forbidden at least, and more as long as they contribute next to nothing.
+    To first order, a pixel contributes gradient times change to the attacker's margin. At least
+    one pixel is fixed, and more if their contributions are negligible.
     """
     matters = jnp.sum(jnp.abs(gradient), axis=-1) * jnp.sum(jnp.abs(delta), axis=-1)
     matters = matters.reshape(matters.shape[0], -1)  # (B, H W)
@@ -194,39 +194,41 @@ def carlini_wagner_l0(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """Misclassification by `confidence` logits with few pixels changed: Carlini and Wagner, VI.B.
+    """Minimises the number of changed pixels at `confidence` logits: Carlini and Wagner, VI.B.
 
-    Minimises ||x' - x||^2 + c max(confidence - margin(f(x')), 0) with Adam over tanh space until
-    the image is misclassified, then forbids the pixels that matter least, by |gradient| times
-    |change|, and goes on from there with those that are left; a round that fails multiplies c by
-    `const_factor`. An example is done when c reaches `largest_const`: with the pixels left the
-    goal is out of reach. Distances are l0: the number of positions with a changed channel; all
-    other pixels are those of the clean image to the bit. An image that already meets the
-    confidence is returned as it is. Where nothing succeeds, the image that came closest in
-    logits is returned, with `success` false.
+    Minimises ||x' - x||^2 + c max(confidence - margin(f(x')), 0) with Adam in tanh space until
+    the image is misclassified. Then it fixes the least important pixels, by |gradient| times
+    |change|, and continues with the remaining ones. After a failed round, c is multiplied by
+    `const_factor`. An example is done when c reaches `largest_const`: the remaining pixels are too
+    few for success. Distances are l0: the number of positions with a changed channel. All other
+    pixels equal the clean image exactly. An image that already has the confidence is returned
+    unchanged. If nothing succeeds, the image with the largest margin is returned with `success`
+    false.
 
-    As in the authors' code, at most 0.3 sqrt(n) of n changed pixels are forbidden at once, and
-    none after one that matters. Unlike there, gradients are the margin's by the pixels (theirs
-    are the whole loss's in tanh space); a pixel matters with more than a hundredth of the sum
-    over all pixels (theirs: 0.01, whatever the scale of the logits); the changes of a pixel's
-    channels don't cancel; with `abort_early` a round also ends when its loss has stalled; and
-    `confidence` is theirs only for l2.
+    As in the authors' code, at most 0.3 sqrt(n) of n changed pixels are fixed at once, and none
+    after an important one. Differences from that code:
+    - The importance uses the margin's gradient by the pixels, not the whole loss's in tanh space.
+    - A pixel is important above 0.01 of the sum over all pixels. There the threshold is 0.01 at any
+      scale of the logits.
+    - The changes of a pixel's channels do not cancel.
+    - With `abort_early`, a round also ends when its loss stalls.
+    - The authors' code has `confidence` for l2 only.
 
     Args:
       confidence: kappa, in logits. Traced.
-      num_steps: the most steps of Adam in a round, which has one c and one set of pixels.
+      num_steps: the largest number of Adam steps per round. A round has one c and one pixel set.
       step_size: Adam's learning rate, in tanh space. Traced.
       initial_const: the first c. Traced.
-      largest_const: the c at which no fewer pixels are tried. Traced.
-      const_factor: what c is multiplied by after a round that failed, above 1. Traced.
-      max_rounds: the most rounds. Eliminating N pixels takes at least 7 sqrt(N).
-      abort_early: end a round of an example that no longer makes progress.
+      largest_const: the c at which the elimination of pixels stops. Traced.
+      const_factor: the factor for c after a failed round, above 1. Traced.
+      max_rounds: the largest number of rounds. Eliminating N pixels takes at least 7 sqrt(N).
+      abort_early: end an example's round when its loss stalls.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
       ValueError: a negative confidence, another option that is not above zero, a `const_factor`
-        of 1 or below, bounds that are no interval.
+        of 1 or below, invalid bounds.
     """
     check_positive(confidence=confidence, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const, largest_const=largest_const)

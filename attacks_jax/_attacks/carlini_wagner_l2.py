@@ -30,13 +30,13 @@ from attacks_jax._success import finish, wins
 
 
 class CarliniWagnerState(NamedTuple):
-    """Every example has its own place in its own search: nothing is shared in the batch."""
+    """Each example has its own progress in its own search. The batch shares nothing."""
 
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
     w: jax.Array  # (B, H, W, C): the image in tanh space
     adam: Any  # optax state, each leaf (B, ...)
-    search: Bisection  # over c, a round each
+    search: Bisection  # over c, one value per round
     rounds: Rounds
     best: Best  # by squared l2
     done: jax.Array  # (B,) bool
@@ -83,7 +83,7 @@ class CarliniWagnerL2(OneStage):
         )
 
     def step(self, oracle: Oracle, state: CarliniWagnerState) -> CarliniWagnerState:
-        """One step of Adam for every example, and, where a round ends, the next c."""
+        """Makes one Adam step for every example. Where a round ends, sets the next c."""
 
         def total_loss(w):
             images = to_images(w, self.bounds)
@@ -145,23 +145,23 @@ def carlini_wagner_l2(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """The nearest image (l2) that is misclassified by `confidence` logits: Carlini and Wagner.
+    """Minimises the l2 distance of an image misclassified by `confidence` logits.
 
-    Minimises ||x' - x||^2 + c max(confidence - margin(f(x')), 0) with Adam over tanh space and
-    searches for the smallest c, separately for each example. Distances are l2 norms. An image
-    that already meets the confidence is returned as it is. Where no round succeeds, the image
-    that came closest in logits is returned, with `success` false.
+    Carlini and Wagner, VI.A. Minimises ||x' - x||^2 + c max(confidence - margin(f(x')), 0) with
+    Adam in tanh space, and searches for the smallest c, separately for each example. Distances are
+    l2 norms. An image that already has the confidence is returned unchanged. If no round succeeds,
+    the image with the largest margin is returned with `success` false.
 
-    Unlike the authors' code, a round that has stalled is ended for each example by its own
-    loss, not by the sum over the batch: no result depends on a batch-mate.
+    Unlike in the authors' code, a stalled round ends by each example's own loss, not by the sum
+    over the batch. So no result depends on the rest of the batch.
 
     Args:
-      confidence: kappa, in logits; CMAG attacks with 9, 19 and 29. Traced.
+      confidence: kappa, in logits; CMAG uses 9, 19 and 29. Traced.
       num_steps: steps of Adam in each round of the search over c.
       step_size: Adam's learning rate, in tanh space. Traced.
       binary_search_steps: rounds of the search over c.
       initial_const: the first c. Traced.
-      abort_early: end a round of an example that no longer makes progress.
+      abort_early: end an example's round when its loss stalls.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 

@@ -25,20 +25,20 @@ from attacks_jax._gradients import finite
 from attacks_jax._losses import goal_margin
 from attacks_jax._success import finish, wins
 
-# A round is solved when the excess over tau is below this share of c, as in the authors' code.
+# A round is solved when the loss is below this share of c, as in the authors' code.
 SOLVED = 1e-4
 
 
 class CarliniWagnerLinfState(NamedTuple):
-    """Every example has its own place in its own descent of tau."""
+    """Each example has its own tau and its own progress."""
 
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
     w: jax.Array  # (B, H, W, C): the image in tanh space
     adam: Any  # optax state, each leaf (B, ...)
-    tau: jax.Array  # (B,) how far a pixel may move without a penalty
+    tau: jax.Array  # (B,) the largest change of a pixel without a penalty
     const: jax.Array  # (B,) c, the weight of the classification term
-    rounds: Rounds  # each of one tau and one c
+    rounds: Rounds  # one tau and one c per round
     best: Best  # by linf
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32
@@ -89,7 +89,7 @@ class CarliniWagnerLinf(OneStage):
         )
 
     def step(self, oracle: Oracle, state: CarliniWagnerLinfState) -> CarliniWagnerLinfState:
-        """One step of Adam for every example; where a round ends, a smaller tau or a larger c."""
+        """Makes one Adam step for every example. A round ends with a smaller tau or a larger c."""
 
         def total_loss(w):
             images = to_images(w, self.bounds)
@@ -113,7 +113,7 @@ class CarliniWagnerLinf(OneStage):
             solved=solved,
         )
 
-        # What a round leaves is where the next one starts; Adam starts anew with a new tau.
+        # A round starts at the last image of the round before. Adam restarts with a new tau.
         updates, adam = jax.vmap(self._adam().update)(finite(gradient), state.adam)
         w = state.w + updates
         smaller = self.decrease_factor * jnp.minimum(state.tau, distance)
@@ -163,39 +163,39 @@ def carlini_wagner_linf(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """The nearest image (linf) misclassified by `confidence` logits: Carlini and Wagner, VI.C.
+    """Minimises the linf distance at `confidence` logits: Carlini and Wagner, VI.C.
 
     Minimises sum_i max(|x'_i - x_i| - tau, 0) + c max(confidence - margin(f(x')), 0) with Adam
-    over tanh space, so that every pixel beyond tau is pulled back, not the farthest alone. A
-    round is solved as soon as the image is misclassified and no pixel is beyond tau: tau falls
-    to `decrease_factor` times itself, or times the largest change where that is smaller. A round
-    that fails multiplies c by `const_factor`. Every round starts where the last one ended; an
-    example is done when c reaches `largest_const` or tau `smallest_tau`. Distances are linf
-    norms. An image that already meets the confidence is returned as it is. Where nothing
-    succeeds, the image that came closest in logits is returned, with `success` false.
+    in tanh space. So the loss pulls back every pixel beyond tau, not only the farthest. A round is
+    solved as soon as the image is misclassified and no pixel is beyond tau. Then the next tau is
+    `decrease_factor` times the smaller of tau and the largest change. After a failed round, c is
+    multiplied by `const_factor`. Every round starts where the last one ended. An example is done
+    when c reaches `largest_const` or tau reaches `smallest_tau`. Distances are linf norms. An
+    image that already has the confidence is returned unchanged. If nothing succeeds, the image
+    with the largest margin is returned with `success` false.
 
-    Unlike the authors' code, the nearest success of all steps is returned, not the last solved
-    round's; with `abort_early` a round also ends when its loss has stalled; and `confidence` is
-    theirs only for l2.
+    Differences from the authors' code:
+    - The result is the nearest success of all steps, not that of the last solved round.
+    - With `abort_early`, a round also ends when its loss stalls.
+    - The authors' code has `confidence` for l2 only.
 
     Args:
       confidence: kappa, in logits. Traced.
-      num_steps: the most steps of Adam in a round.
+      num_steps: the largest number of Adam steps per round.
       step_size: Adam's learning rate, in tanh space. Traced.
       initial_const: the first c. Traced.
-      largest_const: the c at which an example is given up. Traced.
-      const_factor: what c is multiplied by after a round that failed, above 1. Traced.
-      decrease_factor: what tau is multiplied by after a round that was solved, below 1. Traced.
-      smallest_tau: the tau at which an example is near enough, as a share of the range of the
-        bounds. Traced.
-      max_rounds: the most rounds. The defaults of c and tau need 74 at most.
-      abort_early: end a round of an example that no longer makes progress.
+      largest_const: the c at which the attack on an example stops. Traced.
+      const_factor: the factor for c after a failed round, above 1. Traced.
+      decrease_factor: the factor for tau after a solved round, below 1. Traced.
+      smallest_tau: the tau at which an example is done, as a share of the pixel range. Traced.
+      max_rounds: the largest number of rounds. The defaults of c and tau need at most 74.
+      abort_early: end an example's round when its loss stalls.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
       ValueError: a negative confidence, another option that is not above zero, a `const_factor`
-        of 1 or below, a `decrease_factor` of 1 or above, bounds that are no interval.
+        of 1 or below, a `decrease_factor` of 1 or above, invalid bounds.
     """
     check_positive(confidence=confidence, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const, largest_const=largest_const)

@@ -15,9 +15,8 @@ from attacks_jax._gradients import pull_back
 from attacks_jax._losses import goal_margin
 from attacks_jax._success import finish, wins
 
-# Each step goes this much farther than the linearised boundary, as a share of the bounds' width, so
-# that one that is of no length (the image stands on the boundary) still leaves it. Foolbox has the
-# same.
+# Each step goes beyond the linearised boundary by this share of the pixel range, so that an image
+# on the boundary still leaves it. Foolbox does the same.
 BEYOND = 1e-4
 
 
@@ -26,7 +25,7 @@ class DeepFoolState(NamedTuple):
     labels: Labels  # (B,)
     images: Images  # (B, H, W, C)
     total: jax.Array  # (B, H, W, C): the sum of the steps, without overshoot
-    others: jax.Array  # (B, M) int32: the classes whose boundaries are looked at
+    others: jax.Array  # (B, M) int32: the other classes considered
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32
     oracle_state: OracleState
@@ -57,13 +56,13 @@ class DeepFool(OneStage):
             images=images,
             total=jnp.zeros_like(images),
             others=others,
-            done=already | (count == 0),  # with one class there is no boundary
+            done=already | (count == 0),  # one class has no boundary
             queries=jnp.ones(batch, jnp.int32),
             oracle_state=oracle_state,
         )
 
     def step(self, oracle: Oracle, state: DeepFoolState) -> DeepFoolState:
-        """To the nearest of the linearised boundaries: algorithm 2, for every example."""
+        """Steps to the nearest linearised boundary of every example: algorithm 2."""
 
         def gains_on_the_label(logits):  # (M, B, K): each candidate's logit minus the label's
             own = jax.nn.one_hot(state.labels, logits.shape[1])
@@ -75,7 +74,7 @@ class DeepFool(OneStage):
         own = jnp.take_along_axis(logits, state.labels[:, None], axis=1)
         gaps = jnp.abs(jnp.take_along_axis(logits, state.others, axis=1) - own).T  # (M, B)
         lengths = jnp.sqrt(jnp.sum(w**2, axis=tuple(axis + 1 for axis in PIXELS)))
-        # A boundary that no direction leads to (a gradient of zero) is infinitely far.
+        # With a gradient of zero, no direction leads to the boundary: infinitely far.
         far = jnp.where((lengths > TINY) & jnp.isfinite(gaps), gaps / (lengths + TINY), jnp.inf)
         nearest = jnp.argmin(far, axis=0)  # (B,)
 
@@ -109,20 +108,20 @@ def deepfool(
     candidates: int = 10,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """Steps to the nearest linearised decision boundary until it is crossed: DeepFool's algorithm 2
-    in the l2 norm, untargeted.
+    """Steps to the nearest linearised decision boundary until the image crosses it.
 
-    The gradients of all candidates come from one forward pass. Distances are l2 norms.
+    DeepFool's algorithm 2 in the l2 norm, untargeted. The gradients of all candidates come from one
+    forward pass. Distances are l2 norms.
 
     Args:
-      num_steps: the most steps; few examples need more than five.
-      overshoot: how much farther than the boundary to go, as a share of the way. Traced.
-      candidates: classes considered, the true one among them: those that the clean image's
-        logits rank highest. The paper's ten for ImageNet; 1,000 classes cost 1,000 gradients.
+      num_steps: the largest number of steps; few examples need more than five.
+      overshoot: the extra length beyond the boundary, as a share of the total step. Traced.
+      candidates: number of classes considered, with the true one: those with the highest logits on
+        the clean image. The paper uses ten for ImageNet; 1,000 classes cost 1,000 gradients.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: fewer than two candidates, other options out of their range.
+      ValueError: fewer than two candidates, other options out of range.
     """
     check_counts(num_steps=num_steps, candidates=candidates)
     check_positive(overshoot=overshoot, or_zero=True)

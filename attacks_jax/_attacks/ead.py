@@ -27,13 +27,13 @@ from attacks_jax._success import finish, wins
 
 
 class EADState(NamedTuple):
-    """Every example has its own place in its own search."""
+    """Each example has its own progress in its own search."""
 
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
-    images: Images  # (B, H, W, C): sparse, what may be given back
-    ahead: Images  # (B, H, W, C): extrapolated, where gradients are taken
-    search: Bisection  # over c, a round each
+    images: Images  # (B, H, W, C): with a sparse change; candidates for the result
+    ahead: Images  # (B, H, W, C): extrapolated, for the gradients
+    search: Bisection  # over c, one value per round
     rounds: Rounds
     best: Best  # by the decision rule
     done: jax.Array  # (B,) bool
@@ -81,7 +81,7 @@ class EAD(OneStage):
         )
 
     def step(self, oracle: Oracle, state: EADState) -> EADState:
-        """One step of FISTA for every example, and, where a round ends, the next c."""
+        """Makes one FISTA step for every example. Where a round ends, sets the next c."""
 
         def margin_and_hinge(logits):
             margin = goal_margin(logits, state.labels, targeted=self.targeted)
@@ -94,11 +94,13 @@ class EAD(OneStage):
         asked = input_gradient(oracle, state.oracle_state, state.ahead, smooth_loss)
         k = expand(state.rounds.iteration.astype(jnp.float32), state.clean)
         step_size = self.step_size * jnp.sqrt(1.0 - k / self.steps_per_round)
-        stride = step_size * width(self.bounds) ** 2  # of the gradient by the pixels, and for them
+        stride = (
+            step_size * width(self.bounds) ** 2
+        )  # one factor for the gradient, one for the step
         images = self._shrink(state.ahead - stride * asked.gradient, state.clean)
         ahead = jnp.clip(images + k / (k + 3.0) * (images - state.images), *self.bounds)
 
-        # What is sparse and within the bounds is another image: the oracle is asked about it.
+        # The gradient was taken at another image: query the sparse one too.
         oracle_state, logits = oracle(asked.oracle_state, images)
         margin, hinge = margin_and_hinge(logits)
         won = wins(margin, self.confidence)
@@ -138,7 +140,7 @@ class EAD(OneStage):
         )
 
     def _shrink(self, images, clean):
-        """Every change made smaller by beta, or none where it is smaller than that."""
+        """Shrinks every change by beta, and sets smaller changes to zero."""
         change, beta = images - clean, self.beta * width(self.bounds)
         shrunk = jnp.sign(change) * (jnp.abs(change) - beta)
         return jnp.where(jnp.abs(change) > beta, jnp.clip(clean + shrunk, *self.bounds), clean)
@@ -157,20 +159,21 @@ def ead(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """An image misclassified by `confidence` logits and near in l1 and l2: the elastic-net attack.
+    """The elastic-net attack: minimises l1 and l2 distance at `confidence` logits.
 
     Minimises c max(confidence - margin(f(x')), 0) + ||x' - x||_2^2 + beta ||x' - x||_1 with
-    iterative shrinkage and thresholding (FISTA; algorithm 1 of the paper), whose step size
-    decays with the square root to zero, and searches for the smallest c, separately for each
-    example. Of all that is misclassified the nearest by the decision rule is returned. Distances
-    are l1 norms. A step takes two queries: a gradient at the extrapolated image, and a look at
-    the sparse one. An image that already meets the confidence is returned as it is. Where no
-    round succeeds, the image that came closest in logits is returned, with `success` false.
+    iterative shrinkage and thresholding (FISTA; algorithm 1 of the paper). The step size decays to
+    zero like a square root. The attack searches for the smallest c, separately for each example.
+    It returns the misclassified image that is nearest by the decision rule. Distances are l1 norms.
+    A step takes two queries: one for the gradient at the extrapolated image, and one for the sparse
+    image. An image that already has the confidence is returned unchanged. If no round succeeds,
+    the image with the largest margin is returned with `success` false.
 
-    As in the paper, thresholds are beta, whatever the step size. Unlike the authors' code, the
-    extrapolated image is kept within the bounds, the only place where an oracle is asked; a
-    round that has stalled is ended for each example by its own loss, not by the sum over the
-    batch; and the last of ten or more rounds doesn't repeat the smallest c that succeeded.
+    As in the paper, the shrinkage threshold is beta for every step size. Differences from the
+    authors' code:
+    - The extrapolated image is clipped to the bounds, because an oracle gets no other images.
+    - A stalled round ends by each example's own loss, not by the sum over the batch.
+    - The last of ten or more rounds does not repeat the smallest c that succeeded.
 
     Args:
       confidence: kappa, in logits. Traced.
@@ -178,15 +181,15 @@ def ead(
       step_size: the first step size of a round, for pixels in [0, 1]. Traced.
       binary_search_steps: rounds of the search over c.
       initial_const: the first c. Traced.
-      beta: the weight of the l1 norm, for pixels in [0, 1]; zero for l2 alone. Traced.
-      decision_rule: "EN" for the least elastic-net distance, "L1" for the least l1 norm.
-      abort_early: end a round of an example that no longer makes progress.
+      beta: the weight of the l1 norm, for pixels in [0, 1]; zero for l2 only. Traced.
+      decision_rule: "EN" for the smallest elastic-net distance, "L1" for the smallest l1 norm.
+      abort_early: end an example's round when its loss stalls.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
       ValueError: a negative confidence or beta, another option that is not above zero, a
-        decision rule of another name, bounds that are no interval.
+        unknown decision rule, invalid bounds.
     """
     check_positive(confidence=confidence, beta=beta, or_zero=True)
     check_positive(step_size=step_size, initial_const=initial_const)

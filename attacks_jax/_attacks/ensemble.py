@@ -1,4 +1,4 @@
-"""Several attacks as one: the worst case of each example."""
+"""Several attacks combined into one: the worst case for each example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from attacks_jax._batch_ops import Norm, norm, select
 from attacks_jax._checks import check_bounds, check_choice, in_pixels
 from attacks_jax._success import finish
 
-# Square's first squares in AutoAttack: a larger share of the image than by itself.
+# `p_init` of Square in AutoAttack. It is larger than Square's own default.
 SQUARES = 0.8
 
 
@@ -23,14 +23,14 @@ SQUARES = 0.8
 class EnsembleState:
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
-    keys: jax.Array  # (B,): one and the same, from which each member's is drawn
+    keys: jax.Array  # (B,): copies of one key, the source of the members' keys
     images: Images  # (B, H, W, C): the nearest success, or the first member's best effort
     found: jax.Array  # (B,) bool
     distance: jax.Array  # (B,) of `images` where found
-    spent: jax.Array  # (B,) int32: queries of members that are through
-    member: Any  # the state of the member at work
-    at_work: int = field(metadata={"static": True})  # which member that is,
-    stage: int = field(metadata={"static": True})  # and in which of its own stages
+    spent: jax.Array  # (B,) int32: queries of the finished members
+    member: Any  # the state of the current member
+    at_work: int = field(metadata={"static": True})  # index of the current member
+    stage: int = field(metadata={"static": True})  # index of its current stage
 
     @property
     def done(self) -> jax.Array:
@@ -42,7 +42,7 @@ class EnsembleState:
 
 
 class _Through(NamedTuple):
-    """What is read of a state when all members are through."""
+    """The part of the state that `finish` reads after the last member."""
 
     clean: Images
     labels: Labels
@@ -64,7 +64,7 @@ class Ensemble:
 
     @property
     def eps(self) -> Any:
-        """The members' radius, where all have one in the ensemble's norm; they may differ."""
+        """The members' largest radius; None unless all have one in the ensemble's norm."""
         within = [getattr(m, "eps", None) for m in self.members if m.norm == self.norm]
         if len(within) < len(self.members) or None in within:
             return None
@@ -104,7 +104,7 @@ class Ensemble:
             return _but(state, member=member, stage=state.stage + 1)
         state, oracle_state = self._gather(oracle, state)
         following = state.at_work + 1
-        # What is misclassified already every attack leaves alone.
+        # Every attack leaves an image that is already misclassified unchanged.
         images = select(state.found, state.images, state.clean) if self.cascade else state.clean
         key = jax.random.fold_in(state.keys[0], following)
         member = self.members[following].init(oracle, oracle_state, key, images, state.labels)
@@ -116,11 +116,11 @@ class Ensemble:
         return finish(oracle, through, state.images, distance=self.norm, targeted=self.targeted)
 
     def _gather(self, oracle, state: EnsembleState) -> tuple[EnsembleState, OracleState]:
-        """The state with what the member at work has found, and the oracle's."""
+        """Returns the state with the current member's result, and the oracle's state."""
         result = self.members[state.at_work].result(oracle, state.member)
         distance = norm(result.images - state.clean, self.norm)
         better = result.success & (distance < state.distance)
-        effort = jnp.full_like(better, state.at_work == 0)  # something to return in any case
+        effort = jnp.full_like(better, state.at_work == 0)  # the fallback result
         state = _but(
             state,
             images=select(better | (effort & ~state.found), result.images, state.images),
@@ -141,20 +141,19 @@ def ensemble(
     norm: Norm = "linf",
     cascade: bool = False,
 ) -> Attack:
-    """The worst case of each example over several attacks: the nearest of their successes.
+    """Runs several attacks and returns the nearest success for each example.
 
-    Distances are in `norm`, whatever the members' own. Where none succeeds, the first one's best
-    effort is returned. Queries are the members' together.
+    Distances are in `norm`, even if a member uses another norm. If no attack succeeds, the best
+    effort of the first is returned. `queries` is the sum over the members.
 
     Args:
-      attacks: what other functions of this library return, with the same bounds, all targeted or
-        none.
-      norm: what "nearest" is measured in, and distances given in.
-      cascade: attack with each only what those before it have not fooled: for attacks of one
-        budget, of which any success will do.
+      attacks: attacks of this library with the same bounds, all targeted or all untargeted.
+      norm: the norm for "nearest" and for the distances.
+      cascade: give each attack only the examples on which the attacks before it failed. Use it for
+        attacks with one budget, where every success is equally good.
 
     Raises:
-      ValueError: no attacks, or attacks that differ in their bounds or in `targeted`.
+      ValueError: no attacks, attacks that differ in their bounds or in `targeted`, an unknown norm.
     """
     members = tuple(attacks)
     bounds = sorted({member.bounds for member in members})
@@ -175,21 +174,21 @@ def auto_attack(
     num_queries: int = 5000,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """AutoAttack (Croce and Hein, 2020) of the members that are here: APGD-CE, APGD-T with the DLR
-    loss on nine targets, and Square, each on what those before it have not fooled.
+    """AutoAttack (Croce and Hein, 2020) without FAB-T, untargeted.
 
-    The paper's standard version has FAB-T as its third member, which this library has not.
-    Untargeted; distances are in `norm`.
+    The members are APGD-CE, APGD-T with the DLR loss on nine targets, and Square. Each attacks only
+    the examples on which the members before it failed. The paper's standard version has FAB-T as
+    its third member, which this library does not have. Distances are in `norm`.
 
     Args:
       eps: radius of the ball, in pixel units; default 0.3, for pixels in [0, 1]. Traced.
       norm: "linf" or "l2".
-      num_steps: steps of a round of APGD.
-      num_queries: Square's budget.
+      num_steps: steps in each round of APGD.
+      num_queries: query budget of Square.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; other bounds than (0, 1) without eps.
+      ValueError: options out of range; bounds other than (0, 1) without eps.
     """
     (eps,) = in_pixels(check_bounds(bounds), eps=(eps, 0.3))
     apgd_ce = apgd(eps=eps, norm=norm, num_steps=num_steps, bounds=bounds)

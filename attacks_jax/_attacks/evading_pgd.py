@@ -1,5 +1,5 @@
-"""Gradient steps that evade a detector too: selective and orthogonal PGD of Bryniarski, Hingun,
-Pachuca, Wang and Carlini, "Evading Adversarial Example Detection Defenses with Orthogonal
+"""Adaptive PGD against a classifier and a detector: selective and orthogonal PGD of Bryniarski,
+Hingun, Pachuca, Wang and Carlini, "Evading Adversarial Example Detection Defenses with Orthogonal
 Projected Gradient Descent" (ICLR 2022)."""
 
 from dataclasses import dataclass, field
@@ -28,17 +28,17 @@ from attacks_jax._losses import Loss, goal_margin, margin
 from attacks_jax._pinned import as_partial
 from attacks_jax._success import finish, wins
 
-# Of a unit vector less than this beside another is rounding, whose sign says nothing.
+# Smaller residuals of a unit vector are rounding noise.
 PARALLEL = 1e-4
 
 
 class EvadingPGDState(NamedTuple):
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
-    images: Images  # (B, H, W, C): where the iteration stands
+    images: Images  # (B, H, W, C): the iterate
     momentum: jax.Array  # (B, H, W, C): the decaying sum of directions, each of l1 norm 1
-    best: Images  # (B, H, W, C): of those that fooled the classifier the least flagged,
-    lowest: jax.Array  # (B,) and what the detector said of it; infinite where none did
+    best: Images  # (B, H, W, C): the misclassified image with the lowest detector answer
+    lowest: jax.Array  # (B,) that answer; infinite before the first misclassified image
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32
     oracle_state: OracleState
@@ -118,12 +118,12 @@ class EvadingPGD(OneStage):
         return freeze(state, moved_state)
 
     def _step_size(self, steps: jax.Array) -> jax.Array:
-        """After so many steps (B,): it falls along half a cosine."""
+        """Returns the step size (B,) after `steps` (B,). It falls along half a cosine."""
         left = (1 + jnp.cos(jnp.pi * steps / self.num_steps)) / 2
         return self.step_size * (self.final_step + (1 - self.final_step) * left)
 
     def result(self, oracle: Oracle, state: EvadingPGDState) -> Result:
-        """The least flagged of the images that fooled the classifier, or else the last one."""
+        """Returns the misclassified image with the lowest detector answer, or the last image."""
         oracle_state, logits = oracle(state.oracle_state, state.images)
         _, state = self._look(state, logits, ask(self.detector, state.images))
         images = select(jnp.isfinite(state.lowest), state.best, state.images)
@@ -132,13 +132,13 @@ class EvadingPGD(OneStage):
         return result._replace(success=result.success & self.unseen(images))
 
     def unseen(self, images: Images) -> jax.Array:
-        """(B,) bool: which images the detector does not flag."""
+        """Returns (B,) bool: true where the detector does not flag the image."""
         return ask(self.detector, images) <= 0
 
     def _look(
         self, state: EvadingPGDState, logits: Logits, flagged: jax.Array
     ) -> tuple[jax.Array, EvadingPGDState]:
-        """Whether the images fool the classifier (B,), and the state with the best of them."""
+        """Returns whether each image fools the classifier (B,), and the state with the best one."""
         fooled = wins(goal_margin(logits, state.labels, targeted=self.targeted))
         better = fooled & (flagged < state.lowest)
         best = select(better, state.images, state.best)
@@ -146,10 +146,10 @@ class EvadingPGD(OneStage):
 
 
 def across(direction: jax.Array, other: jax.Array) -> jax.Array:
-    """What is left of each unit direction (B, H, W, C) without its part along the other.
+    """Returns the component of each unit direction (B, H, W, C) orthogonal to `other`.
 
-    Where nothing is left, the direction itself: two that are parallel have no orthogonal step,
-    and what rounding leaves would become a step of full length.
+    For parallel directions it returns the direction itself. They have no orthogonal step, and the
+    rounding noise would become a step of full length.
     """
     direction, other = steepest(direction, "l2"), steepest(other, "l2")
     along = jnp.sum(direction * other, axis=PIXELS)
@@ -173,48 +173,47 @@ def evading_pgd(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """PGD against a classifier and a detector that the attacker knows: selective (Bryniarski et
-    al., 2022, eq. 5) or orthogonal (eq. 8 and 9).
+    """White-box PGD against a classifier and a detector: selective (Bryniarski et al., 2022, eq. 5)
+    or orthogonal (eq. 8 and 9).
 
-    Each step of an example has one aim: to fool the classifier while it is not fooled, to lower
-    the detector's answer while it is. The selective attack follows that aim's gradient. The
-    orthogonal one follows what is left of it without its part along the other's gradient, so that
-    to first order one is not undone for the other (exactly in l2, roughly in l-infinity). The step
-    is of steepest ascent in the norm (the direction of l2 norm 1, or the sign, taken after the
-    projection), into the ball around the clean image and the bounds. Where the two gradients are
-    parallel, and nothing is left, the orthogonal attack steps as the selective one does: there the
-    authors' code follows rounding.
+    Each step of an example has one goal. If the image is not misclassified, the goal is to fool the
+    classifier. Otherwise the goal is to lower the detector's answer. The selective attack follows
+    the gradient of that goal. The orthogonal attack follows the component of that gradient that is
+    orthogonal to the other gradient. So, to first order, one goal does not undo the other (exactly
+    in l2, roughly in l-infinity). If the two gradients are parallel, the orthogonal attack steps
+    like the selective one; the authors' code follows rounding noise there. A step is steepest
+    ascent in the norm (the direction of l2 norm 1, or the sign, taken after the orthogonal
+    projection), then a projection onto the ball around the clean image and the bounds.
 
-    `success` means both: fooled, and the detector's answer not above zero, asked again on the
-    images as they are returned. Returned is, as by the authors' code, the least flagged of the
-    images that fooled the classifier; the last one where none did. Images that are misclassified
-    and unflagged already are returned as they are. Distances are in `norm`. `queries` counts what
-    the oracle is asked; the detector, which is the attacker's to differentiate, is asked as often.
+    `success` means that the returned image is misclassified and the detector's answer is not above
+    zero, by a last query. As in the authors' code, the result is the misclassified image with the
+    lowest detector answer, or the last image if none is misclassified. An image that already
+    evades both is returned unchanged. Distances are in `norm`. `queries` counts the oracle's
+    queries; the detector gets as many.
 
     Args:
-      detector: images (B, H, W, C) -> (B,) float, differentiable, above zero where it flags, each
-        row by its own image. Bind weights with `jax.tree_util.Partial`.
-      eps: the ball's radius, in units of the pixels; by default the authors' 8 / 255, for pixels in
+      detector: images (B, H, W, C) -> (B,) float, differentiable, above zero where it flags. Each
+        answer depends on its own image only. Bind weights with `jax.tree_util.Partial`.
+      eps: radius of the ball, in pixel units; default 8 / 255, as the authors', for pixels in
         [0, 1]. Traced.
-      step_size: the length of a step in the norm, in units of the pixels; by default 1 / 255.
-        Traced.
-      num_steps: the most steps.
-      final_step: the share of `step_size` that the last step has: steps fall along half a cosine.
-        Constant by default, as the authors'; with a constant one an image goes to and fro beside
-        the threshold. Traced.
-      decay: of momentum, what is kept of the directions before (each of l1 norm 1, as by MI-FGSM);
-        none by default, as the authors'. Traced.
+      step_size: length of a step in the norm, in pixel units; default 1 / 255. Traced.
+      num_steps: the largest number of steps.
+      final_step: size of the last step, as a share of `step_size`. The size falls along half a
+        cosine. The default is constant, as the authors'. With a constant size an image oscillates
+        around the threshold. Traced.
+      decay: the share of earlier directions (each of l1 norm 1, as in MI-FGSM) that momentum keeps;
+        default none, as the authors'. Traced.
       mode: "selective" or "orthogonal".
       norm: "linf" or "l2".
-      random_start: begin at a point drawn uniformly from the ball; the authors do not.
+      random_start: start at a point drawn uniformly from the ball; the authors do not.
       early_stop: stop an example at its first image that evades both, instead of lowering the
         detector's answer further.
-      loss: what is raised (untargeted) or lowered (targeted) to fool the classifier.
+      loss: untargeted attacks raise it, and targeted attacks lower it, to fool the classifier.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; other bounds than (0, 1) without eps and step_size;
+      ValueError: options out of range; bounds other than (0, 1) without eps and step_size;
         when run: a detector whose answer is not (B,) float.
     """
     bounds = check_bounds(bounds)

@@ -18,7 +18,7 @@ from attacks_jax._success import finish
 class FGSMState(NamedTuple):
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
-    images: Images  # (B, H, W, C): the adversarial images once the step is made
+    images: Images  # (B, H, W, C): after the step, the adversarial images
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32
     oracle_state: OracleState
@@ -39,7 +39,7 @@ class FGSM(OneStage):
         return 1
 
     def init(self, oracle, oracle_state, key, images, labels) -> FGSMState:
-        del oracle, key  # nothing is random, and the one gradient is the step's
+        del oracle, key  # nothing is random, and the step takes the only gradient
         batch = images.shape[0]
         done, queries = jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32)
         return FGSMState(images, labels, images, done, queries, oracle_state)
@@ -76,18 +76,18 @@ def fgsm(
     """x + eps * sign(grad_x loss(f(x), y)), clipped to the bounds: CMAG's eq. 1 with G = sign.
 
     Distances are in the l-infinity norm. Images that the oracle already misclassifies are
-    returned as they are.
+    returned unchanged.
 
     Args:
-      eps: the step, in units of the pixels; CMAG attacks with 0.1, 0.2 and 0.3. By default 0.1,
-        for pixels in [0, 1]. Traced.
-      loss: what the attacker raises (untargeted) or lowers (targeted), a function of
-        (logits (B, K), labels (B,), images (B, H, W, C)) to (B,).
+      eps: size of the step, in pixel units; default 0.1, for pixels in [0, 1]. CMAG uses 0.1, 0.2
+        and 0.3. Traced.
+      loss: a function of (logits (B, K), labels (B,), images (B, H, W, C)) to (B,). Untargeted
+        attacks raise it; targeted attacks lower it.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative eps, bounds that are no interval, other bounds than (0, 1) without eps.
+      ValueError: a negative eps, invalid bounds, bounds other than (0, 1) without eps.
     """
     bounds = check_bounds(bounds)
     (eps,) = in_pixels(bounds, eps=(eps, 0.1))
@@ -101,15 +101,15 @@ def least_likely(
     """x - eps * sign(grad_x CE(f(x), y_LL)), clipped: one step towards the least likely class y_LL.
 
     Kurakin, Goodfellow and Bengio, "Adversarial Machine Learning at Scale" (2017), section 2.2;
-    CMAG's eq. 1 with the smallest probability's label. y_LL is the oracle's own, of the clean
-    image; `labels` are the true classes, and any other class is a success.
+    CMAG's eq. 1 with the label of the smallest probability. y_LL is the oracle's least likely class
+    for the clean image. `labels` are the true classes, and any other class is a success.
 
     Args:
-      eps: the step, in units of the pixels; by default 0.1, for pixels in [0, 1]. Traced.
+      eps: size of the step, in pixel units; default 0.1, for pixels in [0, 1]. Traced.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative eps, bounds that are no interval, other bounds than (0, 1) without eps.
+      ValueError: a negative eps, invalid bounds, bounds other than (0, 1) without eps.
     """
     return fgsm(eps=eps, loss=_away_from_the_least_likely, bounds=bounds)
 

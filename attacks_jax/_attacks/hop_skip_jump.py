@@ -1,5 +1,5 @@
-"""HopSkipJumpAttack (Chen, Jordan and Wainwright, 2020): along the decision boundary, by decisions
-alone."""
+"""HopSkipJumpAttack (Chen, Jordan and Wainwright, 2020): a decision-based attack that moves along
+the decision boundary."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -22,28 +22,28 @@ from attacks_jax._attacks.queries import Answer, QueryState, step_key
 from attacks_jax._base import Attack, Images
 from attacks_jax._checks import check_bounds, check_choice, check_counts, check_positive
 
-# What a question is for. A round is an estimate, a hop, and the way back to the boundary.
+# The phases: each says what a query is for. A round estimates, hops, and returns to the boundary.
 RETURN, ESTIMATE, HOP = SEARCH + 1, SEARCH + 2, SEARCH + 3
-# float32 resolves neither a smaller share of a distance nor, of the bounds' width, a smaller
-# change of a pixel.
+# float32 does not resolve a smaller share of a distance, or a smaller change of a pixel as a share
+# of the pixel range.
 SMALLEST_SHARE = 1e-6
 SMALLEST_CHANGE = 1e-6
-# A hop that is halved so often is given up: the oracle has changed its mind.
+# A hop stops after this many halvings: the oracle's decision has changed.
 MOST_HOPS = 25
 
 
 class HopSkipJumpMemory(NamedTuple):
     given: jax.Array | None  # (H, W, C): the caller's starting point
     phase: jax.Array  # () int32
-    left: jax.Array  # () int32: questions left in the phase
+    left: jax.Array  # () int32: queries left in the phase
     round: jax.Array  # () int32: t, from 1
-    current: jax.Array  # (H, W, C): adversarial once one is found, on the boundary in an estimate
-    low: jax.Array  # () the share of current's distance that the way back found too short
-    estimate: jax.Array  # (H, W, C): the sum of sampled directions, minus those that failed;
-    # when the samples are complete, the direction to hop in
-    directions: jax.Array  # (H, W, C): the plain sum
-    wins: jax.Array  # () how many samples were adversarial
-    stride: jax.Array  # () the length of the next hop
+    current: jax.Array  # (H, W, C): the adversarial iterate; on the boundary in an estimate
+    low: jax.Array  # () share of current's distance that the return found too short
+    estimate: jax.Array  # (H, W, C): sum of sampled directions, negated where not adversarial;
+    # after the last sample, the direction of the hop
+    directions: jax.Array  # (H, W, C): sum of sampled directions
+    wins: jax.Array  # () number of adversarial samples
+    stride: jax.Array  # () length of the next hop
 
 
 @jax.tree_util.register_dataclass
@@ -72,7 +72,7 @@ class HopSkipJump(DecisionAttack):
         noise = uniform_noise(step_key(example), example.clean.shape)
         direction = unit(noise if self.norm == "linf" else gaussian(noise))
         images = {
-            SEARCH: example.clean,  # `proposals` has another
+            SEARCH: example.clean,  # `proposals` replaces it
             RETURN: pulled(memory.current, example.clean, (memory.low + 1) / 2, self.norm),
             ESTIMATE: memory.current + self._radius(example) * direction,
             HOP: memory.current + memory.stride * memory.estimate,
@@ -88,7 +88,7 @@ class HopSkipJump(DecisionAttack):
         distance = length(image - example.clean, self.norm)
         nearer = distance < length(example.best - example.clean, self.norm)
 
-        # What the answer says in its phase.
+        # Update the memory for the phase of the query.
         sampled = phase == ESTIMATE
         step = jnp.where(sampled, image - memory.current, 0.0)
         memory = memory._replace(
@@ -110,7 +110,7 @@ class HopSkipJump(DecisionAttack):
         )
 
     def _entered(self, phase, example: QueryState, memory: HopSkipJumpMemory):
-        """The memory as the next phase finds it."""
+        """Returns the memory at the start of the next phase."""
         estimating, hopping = phase == ESTIMATE, phase == HOP
         round_ = jnp.where(memory.phase == HOP, memory.round + 1, memory.round)
         root = jnp.sqrt(round_.astype(jnp.float32))
@@ -129,7 +129,7 @@ class HopSkipJump(DecisionAttack):
         )
 
     def _direction(self, memory: HopSkipJumpMemory, samples) -> jax.Array:
-        """Eq. 16: the mean answer is taken off each, unless all the answers are alike."""
+        """Eq. 16: subtracts the mean from each answer, unless all answers are equal."""
         samples = jnp.floor(samples)
         mean = 2 * memory.wins / samples - 1
         baseline = jnp.where(jnp.abs(mean) == 1, 0.0, mean)
@@ -137,15 +137,15 @@ class HopSkipJump(DecisionAttack):
         return jnp.sign(gradient) if self.norm == "linf" else unit(gradient)
 
     def _halvings(self, example: QueryState) -> jax.Array:
-        """How often to halve until the boundary is known to theta, section IV.C's."""
+        """Returns the number of halvings that locate the boundary to theta of section IV.C."""
         d = example.clean.size
         theta = self.gamma / (d * d if self.norm == "linf" else d * d**0.5)
         theta = jnp.clip(theta, SMALLEST_SHARE, 0.5)
         return jnp.ceil(-jnp.log2(theta)).astype(jnp.int32)
 
     def _radius(self, example: QueryState) -> jax.Array:
-        """The radius of the samples around the boundary: a tenth of the bounds' width at first,
-        and then gamma / d of the distance."""
+        """Returns the radius of the samples: a tenth of the pixel range in the first round, then
+        gamma / d of the distance."""
         low, high = self.bounds
         d = example.clean.size
         distance = length(example.memory.current - example.clean, self.norm)
@@ -166,34 +166,35 @@ def hop_skip_jump(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """The nearest adversarial image, from decisions alone: HopSkipJumpAttack.
+    """Minimises the distance of an adversarial image from decisions only: HopSkipJumpAttack.
 
     Chen, Jordan and Wainwright, "HopSkipJumpAttack: A Query-Efficient Decision-Based Attack"
-    (2020), algorithm 2. From an adversarial image a binary search leads to the decision boundary.
-    Each round then estimates the boundary's normal from samples around the image (eq. 16), hops
-    along it, halving the stride until the image is adversarial, and goes back to the boundary.
-    The nearest adversarial image of all that were asked about is returned.
+    (2020), algorithm 2. A binary search moves an adversarial image to the decision boundary. Each
+    round estimates the boundary's normal from samples around the image (eq. 16). Then it hops along
+    the normal, halving the stride until the image is adversarial, and returns to the boundary. The
+    result is the nearest adversarial image of all queries.
 
-    Distances are in `norm`. An image that the oracle already misclassifies is returned as it is,
-    and so is, with `success` false, one for which no adversarial image was found to start from.
+    Distances are in `norm`. An image that the oracle already misclassifies is returned unchanged.
+    If no adversarial image to start from is found, the clean image is returned with `success`
+    false.
 
     Args:
-      num_steps: the most queries, apart from the first look and the last; the paper has 1,000 to
+      num_steps: the query budget, without the first and the last query; the paper uses 1,000 to
         25,000.
-      initial_gradient_queries: samples in the first round; in round t, sqrt(t) times as many.
-      max_gradient_queries: the most samples in a round.
-      gamma: scales the precision of the binary search, gamma / d^1.5 (l2) or gamma / d^2 (linf)
-        of the distance with d the number of pixel values, and the radius of the samples, gamma / d
-        of it. Traced.
-      norm: the distance to be lowered.
-      init_attempts: the most queries in search for an image to start from, out of `num_steps`.
-      starting_points: (B, H, W, C), tried first; targeted attacks seldom find their own. Images
-        of the target class do. Traced.
+      initial_gradient_queries: samples in the first round. Round t has sqrt(t) times as many.
+      max_gradient_queries: the largest number of samples in a round.
+      gamma: scales two shares of the distance, with d pixel values: the precision of the binary
+        search, gamma / d^1.5 (l2) or gamma / d^2 (linf), and the radius of the samples, gamma / d.
+        Traced.
+      norm: the norm to minimise.
+      init_attempts: the largest number of queries, out of `num_steps`, to find a starting image.
+      starting_points: (B, H, W, C), tried first. Targeted attacks rarely find their own; images of
+        the target class work. Traced.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: an option that is not above zero, a norm of another name, bounds that are no
+      ValueError: an option that is not above zero, an unknown norm, bounds that are no
         interval; from `run`, starting points of another shape than the images.
     """
     check_positive(gamma=gamma)

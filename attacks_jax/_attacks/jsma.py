@@ -15,11 +15,11 @@ from attacks_jax._gradients import pull_back
 from attacks_jax._losses import goal_margin
 from attacks_jax._success import finish, wins
 
-# Of so many pixels every pair is tried; they nearly always hold the best pair of all.
+# Number of pixels whose pairs are all tried. They nearly always contain the best pair.
 SHORTLIST = 64
-# Pairs that are tried at a time, of all images together: 16 MiB.
+# Pairs tried at a time, over all images: 16 MiB.
 AT_ONCE = 2**22
-# The w of the bounds, about the one that gives gain and relief the same range.
+# Factors on the w that gives gain and relief the same range, for the bounds in `best_pairs`.
 WEIGHTS = tuple(2.0 ** (power / 2) for power in range(-6, 7))
 
 
@@ -42,16 +42,16 @@ class JSMA(OneStage):
     bounds: tuple[float, float] = field(metadata={"static": True})
 
     norm: ClassVar[Norm] = "l0"
-    num_steps = 2**31 - 1  # no bound of its own: an example is done when its pixels are spent
+    num_steps = 2**31 - 1  # no limit: an example is done when its budget of pixels is spent
 
     def init(self, oracle, oracle_state, key, images, labels) -> JSMAState:
-        del oracle, key  # nothing is random, and the first step looks at the clean image
+        del oracle, key  # nothing is random, and the first step queries the clean image
         batch = images.shape[0]
         done, zeros = jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32)
         return JSMAState(images, labels, images, zeros, done, zeros, oracle_state)
 
     def step(self, oracle: Oracle, state: JSMAState) -> JSMAState:
-        """Changes the two pixels of the highest saliency: algorithm 3."""
+        """Changes the pair of pixels with the highest saliency: algorithm 3."""
         low, high = self.bounds
 
         def the_label_and_the_others(logits):  # (2, B, K)
@@ -64,7 +64,7 @@ class JSMA(OneStage):
         won = wins(goal_margin(logits, state.labels, targeted=self.targeted))
 
         pixels = state.images.reshape(state.images.shape[0], -1)
-        # What a change does for the target and against the others, whichever way pixels go.
+        # The effect of a change on the label's logit and on the others, in the attack's direction.
         towards = jnp.sign(self.theta) * (1.0 if self.targeted else -1.0)
         gain, loss = towards * gradients.reshape(2, *pixels.shape)
         movable = jnp.where(self.theta > 0, pixels < high, pixels > low)
@@ -91,16 +91,17 @@ class JSMA(OneStage):
 def best_pairs(
     gain: jax.Array, relief: jax.Array, movable: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The pair p != q of each example with the largest (gain_p + gain_q) * (relief_p + relief_q),
-    of those whose two sums are above zero: eq. 10. All arguments (B, D).
+    """Finds each example's pair p != q with the largest (gain_p + gain_q) * (relief_p + relief_q).
 
-    There are D^2 / 2 pairs. But sqrt(X Y) <= (w X + Y / w) / 2 for every w > 0, so that no pair
-    with p beats ((s_p + max_q s_q) / 2)^2 where s = w gain + relief / w. By the least of these
-    bounds over a range of w few pixels come into question, and only their pairs are tried. Where
-    that does not settle an example, all pairs are.
+    Both sums must be above zero: eq. 10. All arguments are (B, D).
+
+    There are D^2 / 2 pairs. But sqrt(X Y) <= (w X + Y / w) / 2 for every w > 0. So no pair with p
+    exceeds ((s_p + max_q s_q) / 2)^2, where s = w gain + relief / w. The smallest of these bounds
+    over a range of w leaves few candidate pixels, and only their pairs are tried. If this does
+    not settle every example, all pairs are tried.
 
     Returns:
-      p and q (B,) int, and their product (B,): 0 where no pair qualifies.
+      p and q (B,) int, and their product (B,): 0 if no pair qualifies.
     """
     gain, relief = (jnp.where(movable, values, -jnp.inf) for values in (gain, relief))
     bound, shortlist = lax.top_k(_bounds(gain, relief), min(SHORTLIST, gain.shape[1]))
@@ -117,7 +118,7 @@ def best_pairs(
 
 
 def _bounds(gain, relief):
-    """What no pair with each pixel exceeds (B, D)."""
+    """Returns for each pixel (B, D) an upper bound on the product of its pairs."""
     balance = jnp.max(relief, axis=1, keepdims=True) / jnp.max(gain, axis=1, keepdims=True)
     balance = jnp.sqrt(jnp.where(jnp.isfinite(balance) & (balance > 0), balance, 1.0))
     least = jnp.full(gain.shape, jnp.inf)
@@ -126,12 +127,14 @@ def _bounds(gain, relief):
         sums = w * gain + relief / w
         bound = jnp.maximum(sums + jnp.max(sums, axis=1, keepdims=True), 0.0)
         least = jnp.minimum(least, (bound / 2.0) ** 2)
-    return least * (1.0 + 1e-5)  # rounding must not make a bound of what is none
+    return least * (1.0 + 1e-5)  # rounding errors must not make the bound too small
 
 
 def _try_all(gain, relief):
-    """`best_pairs` by trial of all D^2, a block of first pixels at a time: all at once would take
-    84 GiB at 224x224x3."""
+    """`best_pairs` by trying all D^2 pairs, one block of first pixels at a time.
+
+    All at once would take 84 GiB at 224x224x3.
+    """
     batch, size = gain.shape
     rows = max(AT_ONCE // max(batch * size, 1), 1)
     blocks = -(-size // rows)
@@ -159,7 +162,7 @@ def _try_all(gain, relief):
 
 
 def _product(gain, relief):
-    """The saliency: their product where both are above zero, 0 elsewhere."""
+    """Returns the saliency: the product if both are above zero, else 0."""
     both = (gain > 0) & (relief > 0)
     return jnp.where(both, jnp.where(both, gain, 0.0) * jnp.where(both, relief, 0.0), 0.0)
 
@@ -171,24 +174,24 @@ def jsma(
     targeted: bool = True,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """Changes, two at a time, the pixels that raise the target's logit and lower the sum of all
-    others most: JSMA, the paper's algorithms 2 and 3; SPT, section III-B.
+    """Changes the pair of pixels that most raises the target's logit and lowers the sum of all
+    others, step by step: JSMA, the paper's algorithms 2 and 3; SPT, section III-B.
 
-    Both rows of the Jacobian that this takes come from one forward pass. A pixel may be changed
-    again until it is saturated, as in the paper. An example ends when it is classified as the
-    target, when no pair qualifies, or when its share of pixels is spent. Pixels are counted with
-    their channels, as in the paper; distances are l0, in whole pixels.
+    Both required rows of the Jacobian come from one forward pass. As in the paper, a pixel may
+    change again until it is saturated. An example ends when it is classified as the target, when
+    no pair qualifies, or when its budget of pixels is spent. As in the paper, each channel counts
+    as a pixel here, but distances are l0 in whole pixels.
 
     Args:
-      theta: what a step adds to each of the two, in units of the pixels; below zero it darkens. By
-        default 1, which saturates pixels in [0, 1]. Traced.
-      gamma: the most changes of a pixel, as a share of all of them. Traced.
-      targeted: labels are the targets. The paper's attack has always one; untargeted, the pairs
-        that lower the label's logit and raise the others' are taken.
+      theta: what a step adds to each pixel of the pair, in pixel units; negative values darken.
+        Default 1, which saturates pixels in [0, 1]. Traced.
+      gamma: the largest number of pixel changes, as a share of all pixels. Traced.
+      targeted: whether the labels given to `run` are targets. The paper's attack always has a
+        target. An untargeted attack takes pairs that lower the label's logit and raise the others.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: theta is zero, gamma is not above zero, bounds that are no interval, other bounds
+      ValueError: theta is zero, gamma is not above zero, invalid bounds, other bounds
         than (0, 1) without theta.
     """
     bounds = check_bounds(bounds)

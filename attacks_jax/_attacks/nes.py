@@ -14,7 +14,7 @@ from attacks_jax._pinned import as_partial
 
 
 class NESMemory(NamedTuple):
-    image: jax.Array  # (H, W, C): the iterate that samples are drawn around
+    image: jax.Array  # (H, W, C): the iterate, the centre of the samples
     gradient: jax.Array  # (H, W, C): the sum over the sampled pairs so far
     momentum: jax.Array  # (H, W, C): the moving average of the gradients
     positive: jax.Array  # () score of the pair's first sample
@@ -43,9 +43,9 @@ class NES(QueryAttack):
         return NESMemory(example.clean, zeros, zeros, answer.score, answer.score)
 
     def propose(self, example: QueryState) -> tuple[jax.Array, Any]:
-        """One of the samples around the iterate, and after the last of them its successor."""
+        """Returns a sample around the iterate, or, after the last sample, the next iterate."""
         memory, (turn, round_) = example.memory, self._place(example)
-        # Both samples of a pair draw the same noise.
+        # Both samples of a pair use the same noise.
         key = jax.random.fold_in(jax.random.fold_in(example.keys, round_), turn // 2)
         noise = jax.random.normal(key, memory.image.shape, memory.image.dtype)
         sample = memory.image + jnp.where(turn % 2 == 0, self.sigma, -self.sigma) * noise
@@ -60,7 +60,7 @@ class NES(QueryAttack):
     def learn(self, example: QueryState, image, notes, answer: Answer) -> QueryState:
         memory, (turn, _) = example.memory, self._place(example)
         noise, momentum = notes
-        # The difference of a pair: where the loss is flat, nothing is added, not even rounding.
+        # The difference of a pair is exactly zero for a flat loss, without rounding noise.
         slope = memory.positive - answer.score
         usable = (turn % 2 == 1) & jnp.isfinite(slope)
         gradient = memory.gradient + jnp.where(usable, slope, 0.0) * noise
@@ -80,7 +80,7 @@ class NES(QueryAttack):
         )
 
     def _place(self, example: QueryState):
-        """(which question of its round this is, which round)."""
+        """Returns (index of the query within its round, index of the round)."""
         asked = example.queries - 1
         return asked % (self.samples + 1), asked // (self.samples + 1)
 
@@ -102,30 +102,28 @@ def nes(
     Ilyas, Engstrom, Athalye and Lin, "Black-box Adversarial Attacks with Limited Queries and
     Information" (2018), section 2.1 (algorithm 1), with the momentum of the authors' code but
     without its annealing of step sizes. A gradient is estimated from `samples` queries around the
-    iterate, in pairs x + sigma u and x - sigma u of normal noise u, clipped to the bounds; the
-    query after them asks whether the new iterate is adversarial. Samples themselves are never
-    returned.
+    iterate, in pairs x + sigma u and x - sigma u with normal noise u, clipped to the bounds. The
+    next query tests whether the new iterate is adversarial. Samples are never returned.
 
     Distances are in the l-infinity norm. An image that the oracle already misclassifies is
-    returned as it is; where nothing succeeds, the iterate of the greatest loss is, with
+    returned unchanged. If nothing succeeds, the iterate with the largest loss is returned with
     `success` false.
 
     Args:
-      eps: the radius of the ball, in units of the pixels; by default 0.05, for pixels in [0, 1].
-        Traced.
-      num_steps: the most queries, apart from the first look and the last.
+      eps: radius of the ball, in pixel units; default 0.05, for pixels in [0, 1]. Traced.
+      num_steps: the query budget, without the first and the last query.
       samples: queries for each gradient, an even number.
-      sigma: the noise's standard deviation, in units of the pixels; by default 0.001. Traced.
-      step_size: in units of the pixels; by default 0.01. Traced.
+      sigma: standard deviation of the noise, in pixel units; default 0.001. Traced.
+      step_size: length of a step, in pixel units; default 0.01. Traced.
       momentum: the share of the earlier gradients in a step's direction, in [0, 1). Traced.
-      loss: what the attacker raises (untargeted) or lowers (targeted), a function of
-        (logits (B, K), labels (B,), images (B, H, W, C)) to (B,).
+      loss: a function of (logits (B, K), labels (B,), images (B, H, W, C)) to (B,). Untargeted
+        attacks raise it; targeted attacks lower it.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
       ValueError: a negative eps, an odd number of samples, a momentum outside of [0, 1), another
-        option that is not above zero, bounds that are no interval, other bounds than (0, 1)
+        option that is not above zero, invalid bounds, other bounds than (0, 1)
         without eps, sigma and step_size.
     """
     bounds = check_bounds(bounds)

@@ -1,4 +1,5 @@
-"""The one-pixel attack (Su, Vargas and Sakurai, 2019): differential evolution of few pixels."""
+"""The one-pixel attack (Su, Vargas and Sakurai, 2019): changes few pixels by differential
+evolution."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,11 +14,11 @@ from attacks_jax._losses import cross_entropy
 
 
 class OnePixelMemory(NamedTuple):
-    """P individuals; the genes of one are, for each pixel, (row, column, one colour a channel)."""
+    """P individuals. The genes of one are, for each pixel, (row, column, a value per channel)."""
 
-    parents: jax.Array  # (P, pixels, 2 + C): the last generation, of which children are bred
-    population: jax.Array  # (P, pixels, 2 + C): the present one, in which they take their places
-    scores: jax.Array  # (P,): of the present one
+    parents: jax.Array  # (P, pixels, 2 + C): the last generation, the source of children
+    population: jax.Array  # (P, pixels, 2 + C): the current generation, which children enter
+    scores: jax.Array  # (P,): of the current generation
     score: jax.Array  # () of `best`
 
 
@@ -31,7 +32,7 @@ class OnePixel(QueryAttack):
     targeted: bool = field(metadata={"static": True})
     bounds: tuple[float, float] = field(metadata={"static": True})
 
-    loss = staticmethod(cross_entropy)  # ranks as the class's probability does
+    loss = staticmethod(cross_entropy)  # gives the same order as the class's probability
 
     @property
     def norm(self):
@@ -46,7 +47,7 @@ class OnePixel(QueryAttack):
         return OnePixelMemory(none, none, worst, answer.score)
 
     def propose(self, example: QueryState) -> tuple[jax.Array, Any]:
-        """The next individual: of the first generation, or a child of the last one."""
+        """Returns the next individual: of the first generation, or a child of the last one."""
         first, breed = jax.random.split(step_key(example))
         newborn = example.queries <= self.population
         genes = jnp.where(newborn, self._first(first, example), self._child(breed, example))
@@ -74,7 +75,7 @@ class OnePixel(QueryAttack):
         return (example.queries - 1) % self.population
 
     def _first(self, key, example):
-        """Places uniform, colours normal around the middle: section 3.3 of the paper."""
+        """Draws uniform positions and colours normal around mid-grey: section 3.3 of the paper."""
         height, width, channels = example.clean.shape
         low, high = self.bounds
         where, what = jax.random.split(key)
@@ -85,10 +86,10 @@ class OnePixel(QueryAttack):
         return jnp.concatenate([places, (low + high) / 2 + (high - low) / 2 * colours], axis=1)
 
     def _child(self, key, example):
-        """Eq. 3, r1 + F (r2 - r3), of three individuals that are not the same."""
-        choices = self.population - jnp.arange(3)  # that are left for each
+        """Returns eq. 3, r1 + F (r2 - r3), for three different individuals."""
+        choices = self.population - jnp.arange(3)  # the number left for each
         one, second, third = jnp.floor(choices * jax.random.uniform(key, (3,))).astype(jnp.int32)
-        # The others count on from the first, and the third skips the second.
+        # The others are offsets from the first. The third skips the second.
         other, another = 1 + second, 1 + third + (third >= second)
         r1, r2, r3 = (
             example.memory.parents[(one + n) % self.population] for n in (0, other, another)
@@ -96,7 +97,7 @@ class OnePixel(QueryAttack):
         return r1 + self.mutation * (r2 - r3)
 
     def _legal(self, genes, shape):
-        """Places go around the edges, lest they gather there; colours stop at the bounds."""
+        """Wraps positions at the edges, so that they do not gather there, and clips colours."""
         places = genes[:, :2] % jnp.array(shape[:2], genes.dtype)
         return jnp.concatenate([places, jnp.clip(genes[:, 2:], *self.bounds)], axis=1)
 
@@ -119,22 +120,22 @@ def one_pixel(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """Finds a few pixels, and colours for them, that change the class: differential evolution.
+    """Changes the class with a few pixels and colours, found by differential evolution.
 
     Su, Vargas and Sakurai, "One Pixel Attack for Fooling Deep Neural Networks" (2019), section 3.
-    It sees probabilities: individuals are fit that lower the true class's, or raise the target's.
-    DE/rand/1 without crossover; a child takes its parent's place if it is fitter. Unlike in the
-    paper, an example ends as soon as it is adversarial.
+    The attack uses probabilities. The fitness of an individual rises as the true class's
+    probability falls, or as the target's rises. DE/rand/1 without crossover; a child replaces its
+    parent if it is fitter. Unlike in the paper, an example ends as soon as it is adversarial.
 
     Distances count the changed pixels (l0). An image that the oracle already misclassifies is
-    returned as it is; where nothing succeeds, the fittest image is, with `success` false.
+    returned unchanged. If nothing succeeds, the fittest image is returned with `success` false.
 
     Args:
-      pixels: the most pixels to change; the paper has 1, 3 and 5.
-      num_steps: the most queries, apart from the first look and the last; `generations` count
-        if there is none given.
-      population: individuals in a generation, each a query.
-      generations: of children, after the first.
+      pixels: the largest number of pixels to change; the paper uses 1, 3 and 5.
+      num_steps: the query budget, without the first and the last query. None:
+        population * (generations + 1).
+      population: individuals in a generation, one query each.
+      generations: generations of children after the first one. Used if `num_steps` is None.
       mutation: F, the weight of the difference of two individuals. Traced.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.

@@ -1,5 +1,5 @@
-"""The adversarial patch (Brown et al., "Adversarial Patch", 2017): one picture that fools wherever
-it is stuck on, trained over images, places, angles and sizes."""
+"""The adversarial patch (Brown et al., "Adversarial Patch", 2017): one picture that causes
+misclassification anywhere on an image, trained over images, places, angles and sizes."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
@@ -22,10 +22,10 @@ from attacks_jax._trainable import Learning, draw_rows
 class PatchState(NamedTuple):
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
-    patch: jax.Array  # (size, size, C), shared by all
+    patch: jax.Array  # (size, size, C), shared by all examples
     adam: Any
     key: jax.Array
-    keys: jax.Array  # (B,): where each image's patch is stuck in the end
+    keys: jax.Array  # (B,): give the final position of the patch on each image
     already: jax.Array  # (B,) bool: misclassified without a patch
     step: jax.Array  # () int32
     done: jax.Array  # (B,) bool
@@ -36,7 +36,7 @@ class PatchState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Patch(Learning):
-    trained: jax.Array | None  # (size, size, C) of an attack that has learnt
+    trained: jax.Array | None  # (size, size, C) after training
     step_size: float | jax.Array
     rotation: float | jax.Array
     smallest: float | jax.Array
@@ -73,7 +73,7 @@ class Patch(Learning):
         )
 
     def step(self, oracle: Oracle, state: PatchState) -> PatchState:
-        """A step of Adam on the patch, stuck at random on a random batch of the images."""
+        """Makes one Adam step on the patch, at random positions on a random batch of images."""
         row_key, stick_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         rows = draw_rows(row_key, state.clean.shape[0], self.batch_size)
         images, labels = state.clean[rows], state.labels[rows]
@@ -104,24 +104,24 @@ class Patch(Learning):
         return replace(self, trained=state.patch)
 
     def stick(self, keys: jax.Array, images: Images, patch: jax.Array) -> Images:
-        """Each image with the patch on it, turned, scaled and placed by the image's own key."""
+        """Returns the images with the patch rotated, scaled and placed by each image's key."""
         mask = _mask(self.size, self.shape)
 
         def on_one(key, image):
             coordinates = self._coordinates(key, image.shape[:2])
 
-            def seen(picture):  # (size, size) -> (H, W): zero outside of it
+            def seen(picture):  # (size, size) -> (H, W), zero outside the patch
                 return map_coordinates(picture, coordinates, order=1, mode="constant")
 
             cover = seen(mask)[..., None]
-            # Of the patch times its mask, so that what lies outside does not bleed in.
+            # Multiply by the mask first, so that interpolation does not mix in outside pixels.
             colour = jax.vmap(seen, in_axes=2, out_axes=2)(patch * mask[..., None])
             return (1.0 - cover) * image + colour
 
         return jnp.clip(jax.vmap(on_one)(keys, images), *self.bounds)
 
     def _coordinates(self, key, image_shape):
-        """For each pixel of the image, where in the patch it lies: 2 x (H, W)."""
+        """Returns the patch coordinates of each image pixel: 2 x (H, W)."""
         scale_key, angle_key, place_key = jax.random.split(key, 3)
         scale = jax.random.uniform(scale_key, (), minval=self.smallest, maxval=self.largest)
         limit = jnp.deg2rad(self.rotation)
@@ -151,7 +151,7 @@ class Patch(Learning):
 
 
 def _mask(size: int, shape: str) -> jax.Array:
-    """1 where the patch covers, (size, size)."""
+    """Returns (size, size): 1 where the patch covers the image, else 0."""
     if shape == "square":
         return jnp.ones((size, size))
     offset = jnp.arange(size) - (size - 1) / 2.0
@@ -172,33 +172,31 @@ def patch(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """A universal patch: E over images, places, angles and scales of the loss, by Adam.
+    """A universal patch. Adam optimises the expected loss over images, places, angles and scales.
 
-    `run` trains the patch on the images that it is given and returns each with the patch on it;
-    `fit` returns an attack that has the patch (`.trained`, size x size x C) and sticks it on other
-    images without any further training. Until it is trained no example is independent of the
-    others: the patch is theirs together. Distances are l0, in pixels covered. What is
-    misclassified without a patch gets none.
+    `run` trains the patch on its images and returns them with the patch. `fit` returns an attack
+    with the trained patch (`.trained`, size x size x C), which places it on other images without
+    further training. During training, examples are not independent: they share the patch. Distances
+    are l0, the number of changed pixels. An image that is misclassified without a patch gets none.
 
-    Brown et al.'s patches are a share of the image that varies from 5% to 50%, for ImageNet: here
-    the size is given in pixels.
+    For ImageNet, Brown et al. vary the patch from 5% to 50% of the image. Here the size is in
+    pixels.
 
     Args:
-      size: the patch's side, or diameter, in pixels.
+      size: side or diameter of the patch, in pixels.
       shape: "circle" or "square".
-      scale: the least and the largest factor by which the patch is scaled. Traced.
-      rotation: the largest angle, in degrees, either way. Traced.
-      place: (row, column) of its centre, in pixels; None: anywhere that it fits.
+      scale: the smallest and the largest scale factor of the patch. Traced.
+      rotation: the largest angle, in degrees, in both directions. Traced.
+      place: (row, column) of the centre, in pixels. None means a random place where it fits.
       num_steps: steps of Adam.
-      step_size: Adam's learning rate, as a share of the bounds' width. Traced.
-      batch_size: images a step. With an oracle that knows its clients by their rows: all of
-        them.
-      loss: what is raised (untargeted) or lowered (targeted), on average.
+      step_size: Adam's learning rate, as a share of the pixel range. Traced.
+      batch_size: images per step. If the oracle identifies clients by rows: all images.
+      loss: untargeted attacks raise its mean; targeted attacks lower it.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of range.
     """
     check_positive(step_size=step_size)
     check_counts(size=size, num_steps=num_steps, batch_size=batch_size)

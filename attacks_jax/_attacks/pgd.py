@@ -1,5 +1,6 @@
 """Iterated gradient steps in a ball: BIM (Kurakin, Goodfellow and Bengio, 2017), PGD (Madry et al.,
-2018) and MI-FGSM (Dong et al., 2018) are one loop with and without a random start and momentum."""
+2018) and MI-FGSM (Dong et al., 2018). They are one loop with or without random start and momentum.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -28,12 +29,12 @@ from attacks_jax._success import finish, wins
 class PGDState(NamedTuple):
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
-    images: Images  # (B, H, W, C): where the iteration stands
+    images: Images  # (B, H, W, C): the iterate
     momentum: jax.Array  # (B, H, W, C): the decaying sum of gradients, each of l1 norm 1
-    found: jax.Array  # (B,) bool: whether an adversarial image was met
-    best: Images  # (B, H, W, C): the last one met
-    iteration: jax.Array  # (B,) int32: looks at images within the round
-    round: jax.Array  # (B,) int32: restarts behind it
+    found: jax.Array  # (B,) bool: whether an adversarial image was found
+    best: Images  # (B, H, W, C): the last adversarial image found
+    iteration: jax.Array  # (B,) int32: queries in this round
+    round: jax.Array  # (B,) int32: finished rounds
     keys: jax.Array  # (B,)
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32
@@ -61,8 +62,8 @@ class PGD(OneStage):
 
     @property
     def _looks(self) -> int:
-        """A round that others follow ends with a look at its last image, which, in the last
-        round, `result` looks at."""
+        """Queries per round. With restarts, a round ends with a query about its last image; without
+        them, `result` makes that query."""
         return self.steps + (self.restarts > 1)
 
     def init(self, oracle, oracle_state, key, images, labels) -> PGDState:
@@ -84,7 +85,7 @@ class PGD(OneStage):
             oracle_state=oracle_state,
         )
         if not self.random_start:
-            return state  # the first step looks at the clean image
+            return state  # the first step queries the clean image
         oracle_state, logits = oracle(oracle_state, images)
         already = wins(goal_margin(logits, labels, targeted=self.targeted))
         start = self._random_start(keys, 0, images)
@@ -107,7 +108,7 @@ class PGD(OneStage):
         found = state.found | won
         if self.early_stop:
             done = won
-        else:  # an image that is misclassified already is left alone
+        else:  # an image that is already misclassified stays unchanged
             untouched = (state.iteration == 0) & (state.round == 0)
             done = won & untouched & (not self.random_start)
 
@@ -122,7 +123,7 @@ class PGD(OneStage):
             round_ = round_ + ends
             done |= ends & (found | (round_ == self.restarts))
             fresh = ends & ~done
-            images = select(ends & done, state.images, images)  # no step follows the last look
+            images = select(ends & done, state.images, images)  # no step after the last query
             images = select(fresh, self._random_start(state.keys, round_, state.clean), images)
             momentum = select(fresh, jnp.zeros_like(momentum), momentum)
             iteration = jnp.where(fresh, 0, iteration)
@@ -140,7 +141,7 @@ class PGD(OneStage):
         return freeze(state, moved_state)
 
     def result(self, oracle: Oracle, state: PGDState) -> Result:
-        """The last image, unless it fails and an earlier one did not."""
+        """Returns the last image, or an earlier success if the last image fails."""
         oracle_state, logits = oracle(state.oracle_state, state.images)
         won = wins(goal_margin(logits, state.labels, targeted=self.targeted))
         images = select(won | ~state.found, state.images, state.best)
@@ -164,27 +165,27 @@ def pgd(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """Projected gradient descent (Madry et al., 2018, section 2.1): x <- P(x + step_size * d),
-    d the direction of steepest ascent in the norm (the sign, or the gradient of l2 norm 1), P the
-    projection onto the ball of radius `eps` around the clean image and onto the bounds.
+    """Projected gradient descent (Madry et al., 2018, section 2.1): x <- P(x + step_size * d).
 
-    Distances are in `norm`. Images that are misclassified already are returned as they are. The
-    last image is returned, or, where it fails, the last that was adversarial on the way.
+    d is the direction of steepest ascent in the norm: the sign, or the gradient at l2 norm 1. P
+    projects onto the ball of radius `eps` around the clean image, and onto the bounds. Distances
+    are in `norm`. An image that is already misclassified is returned unchanged. The result is the
+    last image, or, if it fails, the last adversarial one before it.
 
     Args:
-      eps: the ball's radius, in units of the pixels; by default 0.3, the paper's for MNIST. Traced.
-      step_size: the length of a step in the norm, in units of the pixels; by default 0.01. Traced.
-      num_steps: steps of a round.
+      eps: radius of the ball, in pixel units; default 0.3, the paper's for MNIST. Traced.
+      step_size: length of a step in the norm, in pixel units; default 0.01. Traced.
+      num_steps: steps per round.
       norm: "linf" or "l2".
-      random_start: begin each round at a point drawn uniformly from the ball.
-      restarts: rounds; an example that has an adversarial image goes into no further one.
+      random_start: start each round at a point drawn uniformly from the ball.
+      restarts: the largest number of rounds. No round follows a round with an adversarial image.
       early_stop: stop an example at its first adversarial image.
-      loss: what is raised (untargeted) or lowered (targeted).
+      loss: untargeted attacks raise it; targeted attacks lower it.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: options out of their range; restarts without a random start; other bounds than
+      ValueError: options out of range; restarts without a random start; other bounds than
         (0, 1) without eps and step_size.
     """
     bounds = check_bounds(bounds)
@@ -214,14 +215,14 @@ def bim(
     """The basic iterative method: PGD in the l-infinity norm that starts at the clean image.
 
     Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world" (2017), section
-    2.2 (16 grey levels in steps of one, min(eps + 4, 1.25 eps) of them, are the defaults); SPT,
-    section III-B: Clip_{x, eps}{x + step_size * sign(grad_x J(x, y))}. SPT calls eps xi, and the
-    step epsilon.
+    2.2. The defaults are theirs: eps is 16 grey levels, and the attack makes min(eps + 4, 1.25 eps)
+    steps of one level. SPT, section III-B: Clip_{x, eps}{x + step_size * sign(grad_x J(x, y))}. SPT
+    calls eps xi, and the step size epsilon.
 
-    Args: as `pgd` has them.
+    Args: as for `pgd`.
 
     Raises:
-      ValueError: options out of their range; other bounds than (0, 1) without eps and step_size.
+      ValueError: options out of range; bounds other than (0, 1) without eps and step_size.
     """
     eps, step_size = in_pixels(
         check_bounds(bounds), eps=(eps, 16 / 255), step_size=(step_size, 1 / 255)
@@ -245,15 +246,15 @@ def mifgsm(
 ) -> Attack:
     """The momentum iterative FGSM (Dong et al., "Boosting Adversarial Attacks with Momentum",
     2018, algorithm 1; SPT, section III-B): g <- decay * g + grad J / ||grad J||_1, and
-    x <- Clip_{x, eps}{x + step_size * sign(g)}. The norm is each example's own.
+    x <- Clip_{x, eps}{x + step_size * sign(g)}. The norm is computed for each example.
 
-    Args: as `pgd` has them, and
-      eps: by default 16 / 255, for pixels in [0, 1]. Traced.
-      step_size: eps / num_steps where it is None, as in the paper. Traced.
-      decay: mu, how much of the gathered gradient stays. Traced.
+    Args: as for `pgd`, and
+      eps: default 16 / 255, for pixels in [0, 1]. Traced.
+      step_size: None means eps / num_steps, as in the paper. Traced.
+      decay: mu, the share of the accumulated gradient that is kept. Traced.
 
     Raises:
-      ValueError: options out of their range; other bounds than (0, 1) without eps.
+      ValueError: options out of range; bounds other than (0, 1) without eps.
     """
     bounds = check_bounds(bounds)
     (eps,) = in_pixels(bounds, eps=(eps, 16 / 255))

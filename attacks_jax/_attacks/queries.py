@@ -1,9 +1,9 @@
-"""Attacks that only ask: no gradient, and in each step one question about each example.
+"""Black-box attacks without gradients: each step makes one query about each example.
 
-A method is written for one image, as three pure functions (`QueryAttack`), and mapped over the
-batch around the one call of the oracle. As a step is a query, an oracle that remembers sees every
-question in turn, queries are counted exactly, `num_steps` is the budget of queries, and memory is
-needed for one batch of images whatever the method samples.
+A method is three pure functions for one image (`QueryAttack`). They are mapped over the batch,
+before and after one call of the oracle. Each step is one query. So a stateful oracle sees all
+queries in order, the query counts are exact, `num_steps` is the query budget, and the memory is
+that of one batch of images, however many samples the method draws.
 """
 
 from typing import Any, NamedTuple
@@ -16,55 +16,57 @@ from attacks_jax._batch_ops import example_keys, freeze
 from attacks_jax._losses import goal_margin, margin
 from attacks_jax._success import finish, wins
 
-# Two compilations of one network differ in the last bits. What wins by less, as a share of the
-# largest logit, isn't counted on: attacks that end on the decision boundary would else lose half
-# of their successes when the oracle is asked again.
+# Two compilations of one network differ in the last bits. A smaller margin, as a share of the
+# largest logit, does not count as success. Otherwise attacks that end on the decision boundary
+# would lose half of their successes in the last query.
 ROUNDING = 1e-5
 
 
 class QueryState(NamedTuple):
-    """The state of a batch, and without the batch axis that of one image: an example."""
+    """The state of a batch; without the batch axis, the state of one example."""
 
     clean: Images  # (B, H, W, C)
     labels: Labels  # (B,)
-    keys: jax.Array  # (B,): an example's source of randomness
-    best: Images  # (B, H, W, C): what would be returned now
-    memory: Any  # the method's own, each leaf (B, ...)
+    keys: jax.Array  # (B,): each example's random key
+    best: Images  # (B, H, W, C): the result so far
+    memory: Any  # private to the method, each leaf (B, ...)
     done: jax.Array  # (B,) bool
     queries: jax.Array  # (B,) int32; the clean image's is the first, so step n finds n here
     oracle_state: OracleState  # `()` in an example
 
 
 class Answer(NamedTuple):
-    """What the oracle's logits say of a proposed image."""
+    """The score and success of a proposed image."""
 
-    score: jax.Array  # (B,): the loss as the attacker would have it, to be raised; never NaN
+    score: jax.Array  # (B,): the loss with the sign that makes larger better; never NaN
     won: jax.Array  # (B,) bool: adversarial
 
 
 class QueryAttack(OneStage):
-    """A gradient-free attack. What it adds is `start`, `propose` and `learn`, each for one image;
-    under `vmap` every branch is run, so these should be cheap, and draw at most one image."""
+    """A gradient-free attack. Subclasses define `start`, `propose` and `learn` for one image.
+
+    Under `vmap` every branch runs. So these functions should be cheap, and draw at most one image.
+    """
 
     targeted: Any  # bool
     bounds: Any  # (lowest, highest) pixel
     norm: Any  # of the distances: a Norm
-    loss: Any = staticmethod(margin)  # a Loss, for those who look at more than decisions
+    loss: Any = staticmethod(margin)  # a Loss, for attacks that use more than decisions
 
     def start(self, example: QueryState, answer: Answer) -> Any:
-        """The method's memory at the beginning; `answer` is about the clean image."""
+        """Returns the method's first memory. `answer` is about the clean image."""
         raise NotImplementedError
 
     def propose(self, example: QueryState) -> tuple[jax.Array, Any]:
-        """The image (H, W, C) to ask about, and what `learn` should know about it."""
+        """Returns the image (H, W, C) to query, and notes on it for `learn`."""
         raise NotImplementedError
 
     def proposals(self, examples: QueryState) -> tuple[jax.Array, Any]:
-        """`propose` for the batch: a place for what is needed now and then, and by few."""
+        """`propose` for the batch. Override it for work that few examples need, and rarely."""
         return jax.vmap(self.propose)(examples)
 
     def learn(self, example: QueryState, image: jax.Array, notes: Any, answer: Answer) -> Any:
-        """The example after the answer about `image`: its best, memory and done."""
+        """Returns the example with best, memory and done updated by the answer about `image`."""
         raise NotImplementedError
 
     def init(self, oracle, oracle_state, key, images, labels) -> QueryState:
@@ -105,5 +107,5 @@ class QueryAttack(OneStage):
 
 
 def step_key(example: QueryState) -> jax.Array:
-    """The key of an example's step: no two steps draw the same."""
+    """Returns the key for an example's current step. Each step has its own."""
     return jax.random.fold_in(example.keys, example.queries)

@@ -1,4 +1,5 @@
-"""Square Attack (Andriushchenko, Croce, Flammarion and Hein, 2020): random search in squares."""
+"""Square Attack (Andriushchenko, Croce, Flammarion and Hein, 2020): a random search that changes
+one square of the image at a time."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,14 +15,14 @@ from attacks_jax._checks import check_bounds, check_choice, check_counts, check_
 from attacks_jax._losses import Loss, cross_entropy, margin
 from attacks_jax._pinned import as_partial
 
-# The share of the pixels in a square is halved after each of these iterations of 10,000.
+# Of 10,000 iterations, those after which the share of the pixels in a square is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-# The l2 attack begins with so many tiles a side.
+# Number of tiles per side at the start of the l2 attack.
 TILES = 5
 
 
 class SquareMemory(NamedTuple):
-    score: jax.Array  # () of `best`, -inf before the first question
+    score: jax.Array  # () of `best`, -inf before the first query
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +37,7 @@ class Square(QueryAttack):
     bounds: tuple[float, float] = field(metadata={"static": True})
 
     def start(self, example: QueryState, answer: Answer) -> SquareMemory:
-        del answer  # the clean image isn't the one to beat, as in the authors' code
+        del answer  # the clean image's score does not count, as in the authors' code
         return SquareMemory(jnp.full_like(example.clean[0, 0, 0], -jnp.inf))
 
     def propose(self, example: QueryState) -> tuple[jax.Array, Any]:
@@ -57,7 +58,7 @@ class Square(QueryAttack):
         )
 
     def _side(self, example: QueryState, smallest: int) -> jax.Array:
-        """The side of the step's square: section 3.2's schedule, rescaled to the budget."""
+        """Returns the side of this step's square: section 3.2's schedule, scaled to the budget."""
         height, width, _ = example.clean.shape
         iteration = (example.queries - 2) * (10_000 / self.num_steps)
         share = self.p_init / 2.0 ** jnp.sum(iteration > jnp.asarray(HALVINGS))
@@ -81,17 +82,17 @@ class Square(QueryAttack):
             square = jnp.clip(example.clean + self.eps * signs, *self.bounds)
             return jnp.where(inside[..., None], square, example.best)
 
-        # A square that changes nothing is no question: then the opposite colour.
+        # If the square changes nothing, use the opposite colour: do not waste a query.
         image = painted(signs)
         return jnp.where(jnp.all(image == example.best), painted(-signs), image)
 
-    # The l2 attack: algorithm 3. The perturbation's mass moves from one window to another.
+    # The l2 attack: algorithm 3. It moves perturbation mass from one window to another.
 
     def _tiles(self, key, clean):
         height, width, channels = clean.shape
         side = max(min(height, width) // TILES, 1)
         down, across = height // side, width // side
-        # What the tiles leave of an axis is its margin, half of it on either side.
+        # The pixels that the tiles leave free on an axis are split between its two sides.
         rows, cols = (np.arange(n)[:, None] - n % side // 2 for n in (height, width))
         in_tile = ((rows >= 0) & (rows < down * side)) * ((cols >= 0) & (cols < across * side)).T
         flips, colour = jax.random.split(key)
@@ -137,7 +138,7 @@ class Square(QueryAttack):
 
 
 def _corner_at_random(key, shape, side):
-    """The image's rows (H, 1) and columns (1, W), counted from a square's corner in it."""
+    """Returns the image's rows (H, 1) and columns (1, W) relative to a square's random corner."""
     height, width, _ = shape
     room = jnp.array([height, width]) - side + 1
     top, left = jnp.floor(room * jax.random.uniform(key, (2,))).astype(jnp.int32)
@@ -145,15 +146,15 @@ def _corner_at_random(key, shape, side):
 
 
 def _in_window(rows, cols, side):
-    """Whether the coordinates are in a window (H, W)."""
+    """Returns (H, W) bool: whether the coordinates are in the window."""
     return (rows >= 0) & (rows < side) & (cols >= 0) & (cols < side)
 
 
 def _pattern(rows, cols, side, largest):
-    """Eq. 2's eta, of norm 1: a hill in the upper half of a window, and a hollow in the lower.
+    """Returns eta of eq. 2 with norm 1: positive in a window's upper half, negative in the lower.
 
-    A hill is a pile of ever larger squares, the k-th of height 1 / k^2: m steps from its top its
-    height is the sum over the k > m.
+    The magnitude in each half is a stack of growing squares, the k-th of height 1 / k^2. So the
+    magnitude m steps from the centre is the sum over k > m.
     """
     sums = jnp.cumsum(1.0 / jnp.arange(1, largest // 2 + 2, dtype=jnp.float32) ** 2)
     sums = jnp.concatenate([jnp.zeros(1, jnp.float32), sums])
@@ -181,31 +182,30 @@ def square(
     targeted: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Attack:
-    """Random search: one square of the image is changed at a time, and kept if that helps.
+    """Random search: changes one square of the image at a time, and keeps changes that help.
 
     Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a query-efficient black-box
-    adversarial attack via random search" (2020), algorithms 1 to 3. It sees logits, by way of
+    adversarial attack via random search" (2020), algorithms 1 to 3. It uses the logits, through
     `loss`. The defaults are the paper's for ImageNet and l-infinity. Distances are in `norm`. An
-    image that the oracle already misclassifies is returned as it is; where nothing succeeds, the
-    image of the greatest loss is, with `success` false.
+    image that the oracle already misclassifies is returned unchanged. If nothing succeeds, the
+    image with the largest loss is returned with `success` false.
 
     Args:
-      eps: the radius of the ball, in units of the pixels; by default 0.05, for pixels in [0, 1].
-        Traced.
-      num_steps: the most queries, apart from the first look and the last. The squares' sizes
-        shrink on a schedule of that length.
-      norm: of the ball.
-      p_init: the share of the pixels in the first squares. The paper takes 0.1 for l2, the
-        authors' code 0.3 for CIFAR-10 and MNIST and 0.8 for robust networks. Traced.
-      loss: what the attacker raises (untargeted) or lowers (targeted), a function of
-        (logits (B, K), labels (B,), images (B, H, W, C)) to (B,). None: the margin, or, targeted,
-        cross-entropy, as in the authors' code.
+      eps: radius of the ball, in pixel units; default 0.05, for pixels in [0, 1]. Traced.
+      num_steps: the query budget, without the first and the last query. The squares shrink on a
+        schedule of this length.
+      norm: the norm of the ball, "linf" or "l2".
+      p_init: the share of the pixels in the first squares. The paper uses 0.1 for l2. The authors'
+        code uses 0.3 for CIFAR-10 and MNIST, and 0.8 for robust networks. Traced.
+      loss: a function of (logits (B, K), labels (B,), images (B, H, W, C)) to (B,). Untargeted
+        attacks raise it; targeted attacks lower it. None means the margin, or cross-entropy for
+        targeted attacks, as in the authors' code.
       targeted: whether the labels given to `run` are targets.
       bounds: the lowest and the highest value of a pixel.
 
     Raises:
-      ValueError: a negative eps, a norm of another name, num_steps not above zero, p_init not in
-        (0, 1], bounds that are no interval, other bounds than (0, 1) without eps.
+      ValueError: a negative eps, an unknown norm, num_steps not above zero, p_init not in
+        (0, 1], invalid bounds, bounds other than (0, 1) without eps.
     """
     bounds = check_bounds(bounds)
     (eps,) = in_pixels(bounds, eps=(eps, 0.05))

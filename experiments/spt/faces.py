@@ -20,7 +20,6 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 from jax.tree_util import Partial
-from matplotlib.figure import Figure
 
 import attacks_jax
 import spt_jax
@@ -28,11 +27,10 @@ from experiments import datasets, victims
 from experiments.datasets import Split
 from experiments.pipeline import attack_runs
 from experiments.pipeline.attack_runs import Attacked, AttackSpec
-from experiments.report import figures
 from experiments.runtime import cache, checks
-from experiments.runtime.batching import map_batches
+from experiments.runtime.batching import map_images
 from experiments.runtime.results import Row
-from experiments.spt import ami
+from experiments.spt import ami, face_figures
 from experiments.spt.ami import AMIConfig
 from experiments.victims import Architecture, NetworkConfig, Victim
 
@@ -52,7 +50,6 @@ COMPARATORS = ("comparator", "comparator (own embedding)")
 NORMS = {
     "Patch": "l0", "CW-l0": "l0", "CW-linf": "linf", "CW-l2": "l2", "FGSM": "linf", "BIM": "linf",
 }  # fmt: skip
-GALLERY_ROWS = 4
 # Raise it when a change of attacks_jax changes the fitted patches.
 PATCH_VERSION = 1
 
@@ -227,11 +224,15 @@ def measure(
             for name, flags in judge(systems, steered, made.images, config).items():
                 paper = PAPER.get(name, {}).get(spec.name)
                 rows.append(row(name, "detection_rate", flags[won].mean(), n, spec, TABLE, paper))
-    pictures = _galleries(folder / "figures", attacked, victim, standards)
+    pictures = face_figures.galleries(folder / "figures", attacked, victim, standards)
     path = folder / "figures" / "faces-similarities.png"
     groups = {"clean": test.images}
     groups |= {spec.name: made.adversarial for spec, made in attacked.items() if made.success.any()}
-    _histograms(path, systems, limits, groups, config.attack_batch)
+    found = {
+        name: {group: similarities(system, x, config.attack_batch) for group, x in groups.items()}
+        for name, system in systems.items()
+    }
+    face_figures.histograms(path, found, limits)
     return rows, pictures | {"How alike images and the standards of their labels are": path}
 
 
@@ -295,7 +296,7 @@ def calibrated(
 
 def similarities(system: spt_jax.System, images: np.ndarray, batch: int) -> np.ndarray:
     """Returns (N,): the similarity of each image to the standard image of its label."""
-    return _batched(lambda x: _observe(system, x), images, batch)
+    return map_images(lambda x: np.asarray(_observe(system, x)), images, batch)
 
 
 def judge(
@@ -312,7 +313,11 @@ def judge(
 
     asked = {name: flagged(system) for name, system in systems.items()}
     asked["AMI"] = lambda x: ami.detect(steered, x, config.ami)
-    return {name: _batched(ask, images, config.attack_batch) for name, ask in asked.items()}
+
+    def judged(ask) -> np.ndarray:
+        return map_images(lambda x: np.asarray(ask(x)), images, config.attack_batch)
+
+    return {name: judged(ask) for name, ask in asked.items()}
 
 
 def attack(
@@ -345,61 +350,6 @@ def attack(
     )  # fmt: skip
     kept = cache.arrays(cache_dir / f"attack-{spec.name}-{spec.strength:g}-{key}.npz", compute)
     return Attacked(clean=split.images, labels=split.labels, **kept)
-
-
-def _galleries(
-    folder: Path, attacked: dict[FaceAttack, Attacked], victim: Victim, standards: np.ndarray
-) -> dict[str, Path]:
-    """Returns caption -> PNG, one per attack."""
-    drawn = {}
-    for spec, made in attacked.items():
-        rows = np.flatnonzero(made.success)[:GALLERY_ROWS]
-        if not len(rows):
-            continue
-        adversarial = made.images[rows]
-        columns = {
-            "clean": made.clean[rows],
-            "adversarial": adversarial,
-            "its label's standard": standards[victims.predict(victim, adversarial)],
-        }
-        path = folder / f"faces-{spec.name.lower()}.png"
-        figures.gallery(path, spec.title, columns)
-        drawn[f"{spec.title}: what the comparator compares"] = path
-    return drawn
-
-
-def _histograms(
-    path: Path,
-    systems: dict[str, spt_jax.System],
-    limits: dict[str, float],
-    groups: dict[str, np.ndarray],
-    batch: int,
-) -> None:
-    """Draws histograms of similarities: one row per group of images, one column per system, with
-    the system's threshold."""
-    figure = Figure(figsize=(3.6 * len(systems), 1.0 * len(groups) + 0.8), layout="constrained")
-    axes = figure.subplots(len(groups), len(systems), squeeze=False, sharex="col")
-    for column, (name, system) in enumerate(systems.items()):
-        values = {group: similarities(system, x, batch) for group, x in groups.items()}
-        bins = np.linspace(min(v.min() for v in values.values()), 1, 40)
-        axes[0, column].set_title(name, fontsize=9)
-        axes[-1, column].set_xlabel("cosine")
-        for line, (group, value) in enumerate(values.items()):
-            panel = axes[line, column]
-            panel.hist(value, bins, color="tab:blue" if group == "clean" else "tab:red")
-            panel.axvline(limits[name], color="black", linewidth=1)
-            panel.set_yticks([])
-            panel.set_ylabel(group, fontsize=8)
-    figures.save(figure, path)
-
-
-def _batched(function, images: np.ndarray, batch: int) -> np.ndarray:
-    """The function's values (N,), computed in batches of one shape, so that it compiles once."""
-
-    def of_rows(rows):
-        return {"of": np.asarray(function(images[rows]))}
-
-    return map_batches(of_rows, len(images), batch)["of"]
 
 
 @jax.jit

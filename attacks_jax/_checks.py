@@ -59,7 +59,7 @@ def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
 
 
 def check_labels(labels: Any, count: int | None = None) -> jax.Array:
-    """Returns integer labels (count,) as int32. Raises ValueError for any other labels."""
+    """Returns integer labels (count,) as int32. Raises ValueError for others, and outside int32."""
     expected = f"expected labels ({'B' if count is None else count},) of an integer type"
     if not hasattr(labels, "dtype"):
         try:

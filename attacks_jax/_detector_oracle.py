@@ -61,7 +61,7 @@ def guarded(oracle: Oracle, detector: Detector, *, scale: float | jax.Array = 1.
     Give PGD and similar attacks a loss whose gradient does not vanish, such as `margin`. The
     gradient of cross-entropy is zero in float32 if scale * flagged(x) is above about 17.
 
-    For untargeted attacks only: a targeted attack would find its target's logit raised. Labels
+    For untargeted attacks only: with targets as labels, the target's logit would be raised. Labels
     and images correspond row by row. So the oracle rejects a query about some rows only, as
     `patch` and `atn` make on more images than their training batch.
 

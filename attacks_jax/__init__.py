@@ -1,4 +1,4 @@
-"""Adversarial attacks in JAX: pure, jittable, with gradients taken directly through the oracle.
+"""Adversarial attacks in JAX: pure, jittable functions that differentiate through the oracle.
 
     attack = attacks_jax.carlini_wagner_l2(confidence=9.0, num_steps=1000)
     oracle = attacks_jax.stateless(logits_fn)

@@ -1,4 +1,4 @@
-"""The types of the library: oracle, attack, and result."""
+"""The interfaces of the library: an `Oracle`, an `Attack` on it, and its `Result`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +18,7 @@ Oracle = Callable[[OracleState, Images], tuple[OracleState, Logits]]
 class Result(NamedTuple):
     """The result of an attack. Each example is independent of the rest of the batch."""
 
-    images: Images  # (B, H, W, C): adversarial where `success`, the best effort elsewhere
+    images: Images  # (B, H, W, C): adversarial where `success`, else the best attempt
     success: jax.Array  # (B,) bool: from a last query about the returned `images`
     distance: jax.Array  # (B,) float32: distance to the clean image in the attack's own norm
     queries: jax.Array  # (B,) int32: forward passes spent on the example, with the last query
@@ -26,7 +26,7 @@ class Result(NamedTuple):
 
 
 class State(Protocol):
-    """The part of an attack's state that the loop reads. The rest is private to the attack."""
+    """The part of an attack's state that the loop reads. Each attack adds its own fields."""
 
     @property
     def done(self) -> jax.Array:
@@ -66,8 +66,8 @@ class Attack(Protocol):
     def independent(self) -> bool:
         """Whether examples are independent, so that the loop may drop those that are done.
 
-        True if no example reads another, and if every leaf of the state, the oracle's state apart,
-        has the batch as its first axis.
+        True if no example depends on another, and if every leaf of the state, except the oracle's
+        state, has the batch as its first axis.
         """
         ...
 
@@ -83,7 +83,7 @@ class Attack(Protocol):
     def step(self, oracle: Oracle, state: Any) -> Any: ...
 
     def next_stage(self, oracle: Oracle, state: Any) -> Any:
-        """Takes the state at the end of a stage, and returns the start of the next stage."""
+        """Returns the first state of the next stage, given the last state of a stage."""
         ...
 
     def result(self, oracle: Oracle, state: Any) -> Result: ...

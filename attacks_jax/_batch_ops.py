@@ -8,7 +8,7 @@ from jax import lax
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 PIXELS = (1, 2, 3)  # the axes of one image in a batch
-TINY = 1e-12  # keeps a division by a norm of zero at zero
+TINY = 1e-12  # smallest denominator: zero divided by its norm stays zero
 
 
 def expand(values: jax.Array, like: jax.Array) -> jax.Array:
@@ -26,17 +26,17 @@ def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
 
 
 def freeze(state: Any, moved: Any) -> Any:
-    """Returns `moved`, the state after a step, with the old rows of examples already done.
+    """Returns the state after a step: rows of `state` for examples already done, else of `moved`.
 
-    The oracle's state is always `moved`'s: a stateful oracle has seen every row of the query.
+    The oracle's state is always that of `moved`: a stateful oracle has seen the whole batch.
     """
     kept = select(state.done, state._replace(oracle_state=()), moved._replace(oracle_state=()))
     return kept._replace(oracle_state=moved.oracle_state)
 
 
 def width(bounds: tuple[float, float]) -> float:
-    """Returns the pixel range. Dividing by it makes results independent of the scale, where
-    distances are compared with logits or a learning rate is a step."""
+    """Returns the pixel range, the unit of distances that are weighed against logits and of
+    learning rates that are steps. In this unit results do not depend on the bounds."""
     low, high = bounds
     return high - low
 
@@ -61,7 +61,7 @@ def steepest(gradient: jax.Array, kind: Norm) -> jax.Array:
 
 
 def accumulate(momentum: jax.Array, gradient: jax.Array, decay: Any) -> jax.Array:
-    """Returns MI-FGSM's momentum (B, H, W, C): the decayed one plus each gradient at l1 norm 1."""
+    """Returns MI-FGSM's momentum (B, H, W, C): decay * momentum + each gradient at l1 norm 1."""
     length = expand(norm(gradient, "l1"), gradient)
     return decay * momentum + gradient / jnp.maximum(length, TINY)
 
@@ -99,7 +99,7 @@ def example_keys(key: jax.Array, images: jax.Array) -> jax.Array:
     in any batch, and in any chunk.
     """
     bits = lax.bitcast_convert_type(images.reshape(images.shape[0], -1), jnp.uint32)
-    with jax.ensure_compile_time_eval():  # random odd multipliers; sums modulo 2^32 are exact
+    with jax.ensure_compile_time_eval():  # odd multipliers; sums modulo 2^32 are exact in any order
         odd = jax.random.bits(jax.random.key(0), bits.shape[1:], jnp.uint32) | 1
     digests = jnp.sum((bits ^ (bits >> 15)) * odd, axis=1, dtype=jnp.uint32)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, digests)

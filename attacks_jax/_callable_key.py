@@ -1,6 +1,6 @@
-"""Keys that tell `jit` whether a callable has changed since it was compiled.
+"""Keys for callables that tell `jit` whether the callable has changed since its compilation.
 
-`jit` identifies a function by its identity. A function that closes over a network keeps its
+`jit` compares functions by identity. A function that closes over a network keeps its
 identity when the network's weights change, and the compiled program would use the old weights. So
 a key compares a callable's code and everything that the code reaches: closures, defaults, the
 globals it names, and the attributes of these objects. JAX arrays are immutable and are compared by
@@ -84,7 +84,7 @@ _remembered: dict[int, CallableKey] = {}  # id(function) -> its key, which keeps
 def key_of(function: Callable) -> CallableKey:
     """Returns the callable's key, from the cache if nothing has changed.
 
-    A full inspection takes as long as a small network. The checks take a tenth of that.
+    A full inspection takes as long as running a small network. The checks take a tenth of that.
     """
     function = function.function if isinstance(function, CallableKey) else function
     last = _remembered.get(id(function))
@@ -275,7 +275,7 @@ class _Look:
             raise _Unknown  # an iterator, for example
         if package in IMMUTABLE_PACKAGES:
             self.found.append(_Same(thing))
-            owner = getattr(thing, "__self__", None)  # object of a builtin method
+            owner = getattr(thing, "__self__", None)  # the object of a builtin method
             rules = [f for f in getattr(thing, "__dict__", {}).values() if callable(f)]
             self._all(getattr(thing, "__wrapped__", None), *rules)  # jit, custom_vjp
             self.at(None if isinstance(owner, types.ModuleType) else owner)

@@ -15,7 +15,7 @@ def is_traced(*arrays) -> bool:
 
 
 def value_range(array: Any) -> tuple[float, float] | None:
-    """Returns (lowest, highest) value, NaN if there is a NaN, None if it can't be known."""
+    """Returns (lowest, highest) value, both NaN if any value is NaN, or None if unknown."""
     real = getattr(getattr(array, "dtype", None), "kind", "") in tuple("biuf")
     if not real or is_traced(array) or not isinstance(array, jax.Array | np.ndarray | np.generic):
         return None
@@ -26,7 +26,7 @@ def value_range(array: Any) -> tuple[float, float] | None:
 
 
 def digits(value: float) -> str:
-    """Formats a pixel with enough digits to identify it in float32, for example 1.0000001."""
+    """Formats a pixel value with enough digits to identify it in float32, for example 1.0000001."""
     number = np.float32(value)
     return f"{value:g}" if number == np.float32(f"{value:g}") else str(number)
 
@@ -59,7 +59,7 @@ def check_batch(images, labels, bounds) -> tuple[jax.Array, jax.Array]:
 
 
 def check_labels(labels: Any, count: int | None = None) -> jax.Array:
-    """Converts labels (count,) of an integer type to int32. Raises ValueError on overflow too."""
+    """Returns integer labels (count,) as int32. Raises ValueError for others, and outside int32."""
     expected = f"expected labels ({'B' if count is None else count},) of an integer type"
     if not hasattr(labels, "dtype"):
         try:
@@ -96,7 +96,7 @@ def check_answer(answer: Any, count: int) -> tuple[Any, jax.Array]:
 
 @contextlib.contextmanager
 def impure_in_words() -> Iterator[None]:
-    """Turns Flax's errors about a network that changes itself into a ValueError with advice."""
+    """Turns Flax's error for a network that changes its variables into a ValueError with advice."""
     try:
         yield
     except (flax.errors.TraceContextError, flax.errors.ModifyScopeVariableError) as error:
@@ -108,7 +108,7 @@ def impure_in_words() -> Iterator[None]:
 
 
 def check_classes(labels: jax.Array, logits_shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless the oracle gives (B, K) logits and the labels are in [0, K)."""
+    """Raises ValueError unless the oracle returns (B, K) logits and the labels are in [0, K)."""
     if len(logits_shape) != 2 or logits_shape[0] != len(labels):
         raise ValueError(f"expected an oracle with logits ({len(labels)}, K), got {logits_shape}")
     classes = logits_shape[1]
@@ -147,7 +147,7 @@ def in_pixels(bounds: tuple[float, float], **options: tuple[Any, Any]) -> list:
 
 
 def check_key(key) -> None:
-    """Raises ValueError unless it is one typed key."""
+    """Raises ValueError unless `key` is one typed key."""
     typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed or jnp.shape(key):
         got = f"{key.dtype} {jnp.shape(key)}" if hasattr(key, "dtype") else repr(key)
@@ -155,7 +155,7 @@ def check_key(key) -> None:
 
 
 def check_positive(*, or_zero: bool = False, **options) -> None:
-    """Raises ValueError for an option that is not one finite number above zero (or zero).
+    """Raises ValueError unless each option is one finite number above zero (or zero).
 
     Traced values are left unchecked.
     """
@@ -172,8 +172,7 @@ def check_positive(*, or_zero: bool = False, **options) -> None:
 
 
 def check_counts(*, or_zero: bool = False, **options) -> None:
-    """Raises ValueError for an option that is not a whole number above zero (or zero), or is more
-    than int32 can count."""
+    """Raises ValueError unless each option is an integer above zero (or zero) that fits int32."""
     check_positive(or_zero=or_zero, **options)
     for name, value in options.items():
         if not isinstance(value, int | np.integer):
@@ -183,7 +182,7 @@ def check_counts(*, or_zero: bool = False, **options) -> None:
 
 
 def check_choice(**options) -> None:
-    """Raises ValueError for an option (value, allowed values) that is none of those allowed."""
+    """Raises ValueError unless each option, given as (value, allowed values), is allowed."""
     for name, (value, allowed) in options.items():
         if value not in allowed:
             among = ", ".join(repr(choice) for choice in allowed)

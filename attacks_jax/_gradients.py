@@ -33,7 +33,7 @@ def input_gradient(
 
 
 def finite(gradient: jax.Array) -> jax.Array:
-    """Returns the gradient with zeros for NaN and infinity."""
+    """Returns the gradient with zeros for NaN and infinity, which give no direction."""
     return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
 
 

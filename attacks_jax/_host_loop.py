@@ -17,9 +17,9 @@ WORTHWHILE_STEPS = 30
 def host_loop(step: Callable[[Any], Any], state: Any, steps: int, independent: bool) -> Any:
     """Calls `step` until all examples are done, at most `steps` times. Returns the final state.
 
-    When half of the batch is done, those examples are dropped. So the run time follows the steps
-    that the examples need, not the slowest example. Dropping requires independent examples and a
-    stateless oracle.
+    When half of the batch is done, those examples are dropped. So an attack takes the time of
+    the steps that its examples need, not the time of the slowest example. Dropping requires
+    independent examples and a stateless oracle.
     """
     has_memory = remembers(state.oracle_state)
     shrinks = independent and not has_memory and _on_one_device(state)

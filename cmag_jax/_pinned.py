@@ -30,10 +30,10 @@ MOST_REMEMBERED = 64  # inspected structures in the cache
 def as_partial(function: Any, name: str = "function") -> Partial:
     """Returns the function as a pytree whose leaves are the arrays bound to it, such as weights.
 
-    Call `pinned` on it before `jit` gets it.
+    Apply `pinned` before you pass it to `jit`.
 
     Raises:
-      ValueError: `function` can't be called. The message has `name`.
+      ValueError: `function` can't be called. The message contains `name`.
     """
     if not callable(function):
         raise ValueError(f"expected {name} to be a function, got {function!r}")
@@ -44,7 +44,7 @@ def pinned(tree: Any) -> Any:
     """Returns the pytree with every `Partial` keyed by what it reaches now.
 
     Bound arguments that are not arrays, such as activation functions among a module's weights,
-    become part of the key. A pinned tree that has not changed is returned itself.
+    become part of the key. A pinned tree that has not changed is returned as it is.
     """
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, Partial))
     fresh = [_pin(leaf) if isinstance(leaf, Partial) else leaf for leaf in leaves]

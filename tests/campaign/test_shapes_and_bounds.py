@@ -14,6 +14,9 @@ SHAPES = [(16, 4, 1), (24, 3, 3), (7, 5, 2), (1, 12, 1), (9, 1, 1)]
 # These draw from the pixels of an image, which other bounds change, or are equal but for rounding
 # that they magnify: equal up to chance.
 CHANCE = 0.2
+# ATN trains a network for ten steps, from weights that are drawn at random and are not turned with
+# the image: over six keys its distances differ by factors of .63 to 1.76, with means around 1.
+LEAST, MOST = {"atn": 0.5}, {"atn": 2.0}
 
 
 @pytest.fixture(autouse=True)
@@ -55,4 +58,5 @@ def test_an_image_and_the_same_image_turned_are_attacked_alike(name, shape):
     assert abs(success.mean() - again.mean()) <= CHANCE
     assert abs((changed > 0).mean() - (changed_again > 0).mean()) <= CHANCE
     if distance.any() or distance_again.any():
-        assert 0.75 < (distance_again.mean() + 1e-6) / (distance.mean() + 1e-6) < 1.33
+        ratio = (distance_again.mean() + 1e-6) / (distance.mean() + 1e-6)
+        assert LEAST.get(name, 0.75) < ratio < MOST.get(name, 1.33)

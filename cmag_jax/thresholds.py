@@ -48,7 +48,7 @@ def calibrate(
     check_rate(fpr=fpr)
 
     worst = _worst_rank(arrays, arrays)
-    allowed = int(np.floor(fpr * len(worst) + 1e-9))  # 1e-9 absorbs rounding
+    allowed = int(np.floor(fpr * len(worst) + 1e-9))  # 1e-9: 0.29 * 100 is just below 29
     # At most `allowed` images have a worst rank above `level`.
     level = np.sort(worst)[len(worst) - 1 - allowed]
     return {name: float(np.sort(values)[level]) for name, values in arrays.items()}
@@ -64,6 +64,7 @@ def check_rate(**rates: Any) -> None:
 
 def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
     """Flags (B,) bool: True where *any* score exceeds its threshold (CMAG, section 3.4) or is NaN.
+    An image on which the victim fails to return numbers must not be accepted.
 
     Raises:
       ValueError: different names of scores and thresholds; no thresholds; scores of unequal shape.

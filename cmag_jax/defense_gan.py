@@ -283,9 +283,10 @@ def reconstruct(params: DefenseGANParams, images: Images) -> jax.Array:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
-    # Stopped before the search too: then `grad` without `jit` leaves it concrete, and fast.
     if not images.shape[0]:
         return jnp.zeros((0, *params.image_shape), jnp.float32)
+    # Stopping the gradient before the search keeps it concrete, and fast, under `grad` without
+    # `jit`.
     still_params, still_images = lax.stop_gradient((params, jnp.asarray(images)))
     starts = jnp.broadcast_to(still_params.starts, (images.shape[0], *params.starts.shape))
     z = project(still_params, still_images, starts, params.config.search_steps)
@@ -293,7 +294,7 @@ def reconstruct(params: DefenseGANParams, images: Images) -> jax.Array:
 
 
 def rebuild(victim: Victim, params: DefenseGANParams, images: Images) -> jax.Array:
-    """`reconstruct`, as all detectors have it."""
+    """`reconstruct`, under the name that all detectors use."""
     return reconstruct(params, images)
 
 

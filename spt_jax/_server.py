@@ -172,7 +172,7 @@ def _admit(table, names, leads):
 
     def enter(directory):
         directory_names, idle, slots = directory
-        longest = lax.top_k(idle, len(names))[1]  # never clients of this batch
+        longest = lax.top_k(idle, len(names))[1]  # the batch's own clients come last
         rows = jnp.where(new, longest[jnp.cumsum(new) - 1], NEVER)
         directory_names = directory_names.at[rows].set(names, mode="drop")
         idle = idle.at[rows].set(0, mode="drop")

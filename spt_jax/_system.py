@@ -400,5 +400,5 @@ def _drop_axis(tree):
 
 
 def _repeat(tree, times):
-    # Broadcast makes no second copy: a table of many clients may fill most of the memory.
+    # Broadcasting allocates only the result: a table of many clients may fill most of the memory.
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times, *leaf.shape)), tree)

@@ -1,6 +1,7 @@
-"""Adversarial-example detectors in JAX that look at one image: CMAG, CMAG+ and their rivals.
+"""Stateless adversarial-example detectors in JAX: CMAG, CMAG+ and their baselines.
 
-Every detector is a module of the same four functions, `fit`, `score`, `calibrate` and `detect`:
+A detector scores each image by itself. Every detector is a module with the same four functions,
+`fit`, `score`, `calibrate` and `detect`:
 
     from cmag_jax import cmag
 

@@ -1,16 +1,16 @@
 """Defense-GAN of Samangouei, Kabkab and Chellappa (ICLR 2018), as a detector.
 
-A GAN learns what clean images look like. For an image x the latent z* is sought whose image G(z*)
-is nearest: gradient descent from several starting points. An adversarial image lies off what the
-generator can make, so its nearest image is further away; the score is how far (section 4, "Attack
+A GAN learns to generate clean images. For an image x, gradient descent from several starting points
+searches for the latent z* whose image G(z*) is nearest to x. The generator can't make adversarial
+examples, so their nearest image is further away. The score is the distance (section 4, "Attack
 detection").
 
     params, info = defense_gan.fit(key, victim, clean_images)
     thresholds = defense_gan.calibrate(defense_gan.score(victim, params, held_out), fpr=0.01)
     flags = defense_gan.detect(defense_gan.score(victim, params, images), thresholds)
 
-The defence proper classifies `reconstruct(params, images)` in the images' place. Where the paper
-leaves something open, "reference" is the authors' code, github.com/kabkabm/defensegan.
+The paper's defence classifies `reconstruct(params, images)` instead of the images. "Reference" is
+the authors' code, github.com/kabkabm/defensegan, which decides what the paper leaves open.
 """
 
 import dataclasses
@@ -66,26 +66,27 @@ def __dir__() -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class DefenseGANConfig:
-    """Everything that determines a fitted Defense-GAN beside the images and the key."""
+    """All options of Defense-GAN. With the images and the key they determine the fit."""
 
-    generator: wgan.Kind = "convolutional"  # the paper's kind; "dense" is for CPUs
+    generator: wgan.Kind = "convolutional"  # the paper's; "dense" is for CPUs
     critic: wgan.Kind = "convolutional"
     generator_width: int = 64  # channels (dense: hidden units / 4 and / 8); reference: NET_DIM
     critic_width: int = 64
     latent_size: int = 128  # reference: LATENT_DIM
     penalty: float = 10.0  # lambda of Gulrajani et al., eq. 3
-    critic_steps: int = 5  # a step of the generator; Gulrajani et al., algorithm 1
+    critic_steps: int = 5  # per step of the generator; Gulrajani et al., algorithm 1
     learning_rate: float = 1e-4  # Adam; Gulrajani et al., algorithm 1, and the reference
-    final_rate: float = 1.0  # the share of it left in the end, along a cosine; reference: all
-    beta1: float = 0.5  # reference; Gulrajani et al. have 0.5 for images, else 0
+    final_rate: float = 1.0  # share of the learning rate after a cosine decay; reference: 1
+    beta1: float = 0.5  # reference; Gulrajani et al. use 0.5 for images, else 0
     beta2: float = 0.9
     batch_size: int = 50  # reference
-    # The critic's. Reference: 200,000 steps of the generator, so 50 million images for the critic.
-    epochs: int = 833  # of 60,000
+    # Epochs of the critic, for 60,000 images. Reference: 200,000 steps of the generator, which are
+    # 50 million images for the critic.
+    epochs: int = 833
     search_steps: int = 200  # L of section 4; reference: REC_ITERS
     restarts: int = 10  # R of section 4; reference: REC_RR
-    # Of descent on the mean squared error; reference: REC_LR. Constant: the decay that the
-    # reference asks for hangs on a count that it never raises.
+    # Step size of the descent on the mean squared error; reference: REC_LR. It is constant: the
+    # reference asks for a decay, but never increases the step count that the decay depends on.
     search_rate: float = 10.0
     momentum: float = 0.7  # reference
 
@@ -118,17 +119,17 @@ SLOW = True
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DefenseGANParams:
-    """A fitted Defense-GAN: a pytree of weights that knows its configuration."""
+    """A fitted Defense-GAN: a pytree of weights, with its configuration."""
 
     gan: wgan.Weights
-    starts: jax.Array  # (R, Z) where the search starts, the same for every image
+    starts: jax.Array  # (R, Z) starting points of the search, the same for every image
     config: DefenseGANConfig = dataclasses.field(metadata={"static": True})
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
 
 
 class FitInfo(NamedTuple):
     critic_loss: np.ndarray  # (epochs,) mean of Gulrajani et al., eq. 3, over each epoch
-    generator_loss: np.ndarray  # (epochs,) NaN for an epoch without a step of the generator
+    generator_loss: np.ndarray  # (epochs,) NaN in an epoch without a step of the generator
 
 
 def fit(
@@ -139,16 +140,17 @@ def fit(
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[DefenseGANParams, FitInfo]:
-    """Trains the GAN on legitimate images.
+    """Trains the GAN on clean images.
 
     Args:
       key: a typed key.
-      victim: not asked: Defense-GAN does not depend on what it guards. It stands here because
-        every detector of this library has it.
+      victim: not used, since Defense-GAN does not depend on the victim; all detectors have this
+        argument.
       images: (N, H, W, C) float32 in [0, 1], H and W divisible by 4 unless both networks are
         dense.
       config: the paper's by default.
-      on_epoch: called with "gan", the epochs made and to make, and the critic's mean loss.
+      on_epoch: called with "gan", the number of finished epochs, the number of all epochs, and the
+        critic's mean loss.
 
     Raises:
       ValueError: images of the wrong shape, type or range.
@@ -168,14 +170,14 @@ def fit_module(
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[DefenseGANParams, Losses]:
-    """One module's part of `fit`, for a program that keeps each as it is finished: `fit` is
-    `init` and then this for "gan" with the same key.
+    """One module's part of `fit`: `fit` calls `init`, then this function for "gan" with the same
+    key.
 
     Returns:
       The params with the GAN trained, and the losses of `FitInfo` by name.
 
     Raises:
-      ValueError: another name; images that `fit` would not take.
+      ValueError: an unknown name; images that `fit` would refuse.
     """
     if name not in MODULES:
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
@@ -203,11 +205,11 @@ def fit_module(
 def init(
     key: jax.Array, victim: Victim, images: Images, config: DefenseGANConfig
 ) -> DefenseGANParams:
-    """Untrained params for images like these (B, H, W, C), as `fit` starts from. Under
-    `jax.eval_shape`: the shapes of a fitted Defense-GAN, which restoring a checkpoint asks for.
+    """The untrained params that `fit` starts from, for images of this shape (B, H, W, C). Under
+    `jax.eval_shape` it gives the shapes of a fitted Defense-GAN, for restoring a checkpoint.
 
-    The starting points of the search are drawn here, once, from N(0, 1 / Z) as in the reference
-    (which draws them anew for each image): so a score is a function of its image alone.
+    It draws the starting points of the search from N(0, 1 / Z), as the reference does. The
+    reference draws them for each image; drawing them once makes a score a function of its image.
     """
     _, height, width, channels = images.shape
     image_shape = (height, width, channels)
@@ -222,35 +224,36 @@ def init(
     return dataclasses.replace(empty, gan=weights, starts=starts / config.latent_size**0.5)
 
 
-# Under jit what the networks would make of their inputs is never computed.
+# Jitted, so that the networks' outputs are never computed.
 _init = jax.jit(lambda network, key, x: network.init(key, x), static_argnums=0)
 
 
 def generate(params: DefenseGANParams, z: jax.Array) -> jax.Array:
-    """The generator's images (B, H, W, C) in [0, 1] of latents (B, Z)."""
+    """The generator's images (B, H, W, C) in [0, 1] for latents (B, Z)."""
     generator, _ = _networks(params)
     images: Any = generator.apply(params.gan.generator, z)
     return images
 
 
 def project(params: DefenseGANParams, images: Images, z_start: jax.Array, steps: int) -> jax.Array:
-    """The search for z*, from given starts: `steps` steps of gradient descent with momentum on
-    the mean squared error between images (B, H, W, C) and G(z), each image and restart for itself.
-    The momentum starts at rest.
+    """Searches for z* from given starts, by gradient descent with momentum on the mean squared
+    error between images (B, H, W, C) and G(z). Each image and restart is independent. The velocity
+    starts at zero.
 
-    `reconstruct` does this from `params.starts`. An attacker who changes an image a little at a
-    time may start from where the last search ended, with few steps. Differentiable through its
-    steps, unlike `reconstruct` and `score`.
+    `reconstruct` calls this with `params.starts`. An attack that changes an image in small steps
+    can start from the result of its last search, with few steps. The result is differentiable
+    through the search, unlike `reconstruct` and `score`.
 
     Args:
       z_start: (B, R, Z) float32.
+      steps: number of gradient steps.
 
     Returns:
       Latents (B, R, Z).
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range;
-        starts of another shape; a negative number of steps.
+        starts of the wrong shape; a negative number of steps.
     """
     check_images(images, params.image_shape)
     size = params.config.latent_size
@@ -270,19 +273,20 @@ def project(params: DefenseGANParams, images: Images, z_start: jax.Array, steps:
 
 
 def reconstruct(params: DefenseGANParams, images: Images) -> jax.Array:
-    """G(z*) of the best restart for each image: (B, H, W, C) in [0, 1] for images (B, H, W, C)
-    float32 in [0, 1]. All restarts of all images are one batch of the generator, B R at a time.
+    """G(z*) of the best restart for each image: (B, H, W, C) in [0, 1], for images (B, H, W, C)
+    float32 in [0, 1]. All restarts of all images form one batch of the generator, of size B R.
 
-    z* is held constant under differentiation, as in `score`: with respect to the images, the
-    gradient of this is zero.
+    z* is constant under differentiation, as in `score`, so the gradient with respect to the images
+    is zero.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
     """
     check_images(images, params.image_shape)
-    # Stopped before the search too: then `grad` without `jit` leaves it concrete, and fast.
     if not images.shape[0]:
         return jnp.zeros((0, *params.image_shape), jnp.float32)
+    # Stopping the gradient before the search keeps it concrete, and fast, under `grad` without
+    # `jit`.
     still_params, still_images = lax.stop_gradient((params, jnp.asarray(images)))
     starts = jnp.broadcast_to(still_params.starts, (images.shape[0], *params.starts.shape))
     z = project(still_params, still_images, starts, params.config.search_steps)
@@ -290,20 +294,20 @@ def reconstruct(params: DefenseGANParams, images: Images) -> jax.Array:
 
 
 def rebuild(victim: Victim, params: DefenseGANParams, images: Images) -> jax.Array:
-    """`reconstruct`, as all detectors have it."""
+    """`reconstruct`, under the name that all detectors use."""
     return reconstruct(params, images)
 
 
 def score(victim: Victim, params: DefenseGANParams, images: Images) -> dict[str, jax.Array]:
-    """How far images (B, H, W, C) float32 in [0, 1] are from what the generator can make
-    (the paper squares it: the same decisions). The victim is not asked.
+    """The distance of images (B, H, W, C) float32 in [0, 1] to their reconstructions. The paper
+    uses its square, which gives the same decisions. The victim is not used.
 
-    The gradient with respect to the images is (x - G(z*)) / ||x - G(z*)||_2: z* is taken for
-    constant, which by the envelope theorem is exact where the search has converged, and spares
-    an attacker from differentiating through its steps.
+    The gradient with respect to the images is (x - G(z*)) / ||x - G(z*)||_2, with z* constant. By
+    the envelope theorem this is exact if the search has converged, and an attack need not
+    differentiate through the search.
 
     Returns:
-      "l2" (B,): ||x - G(z*)||_2, in pixel units. Higher means more adversarial.
+      "l2" (B,): ||x - G(z*)||_2, in pixel units. Higher is more adversarial.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
@@ -315,13 +319,13 @@ differentiable_score = score  # z* is held constant
 
 
 def paper_thresholds(params: DefenseGANParams, clean_scores: Scores) -> Thresholds:
-    """The paper has no rule. The largest score of a held-out image stands in for it."""
+    """The largest score of a held-out image, since the paper gives no rule."""
     return calibrate(clean_scores, rule="worst-training-example")
 
 
 def surrogate(params: DefenseGANParams, *, search_steps: int, restarts: int) -> DefenseGANParams:
-    """The same GAN with a shorter search from fewer starts, which has scores of its own: a whole
-    search at each step of an attack (200 steps from 10 starts) is out of reach."""
+    """The same GAN with a shorter search from fewer starts; its scores differ. A full search (200
+    steps from 10 starts) at each step of an attack is too expensive."""
     steps = min(search_steps, params.config.search_steps)
     restarts = min(restarts, params.config.restarts)
     config = dataclasses.replace(params.config, search_steps=steps, restarts=restarts)
@@ -336,7 +340,7 @@ def _networks(params: DefenseGANParams) -> tuple[nn.Module, nn.Module]:
 
 
 def _restarts(params: DefenseGANParams, z: jax.Array) -> jax.Array:
-    """Images (B, R, H, W, C) of latents (B, R, Z)."""
+    """Images (B, R, H, W, C) for latents (B, R, Z)."""
     flat = generate(params, z.reshape(z.shape[0] * z.shape[1], z.shape[2]))
     return flat.reshape(*z.shape[:2], *params.image_shape)
 
@@ -344,7 +348,7 @@ def _restarts(params: DefenseGANParams, z: jax.Array) -> jax.Array:
 def _descend(params: DefenseGANParams, images, z, velocity):
     """One step of the search."""
 
-    def total(z):  # a sum: no image or restart has a part in another's gradient
+    def total(z):  # a sum keeps the gradients of images and restarts independent
         return jnp.sum(jnp.mean((_restarts(params, z) - images[:, None]) ** 2, axis=(2, 3, 4)))
 
     velocity = params.config.momentum * velocity + jax.grad(total)(z)
@@ -355,8 +359,8 @@ _jitted_descend = jax.jit(_descend)
 
 
 def _host_search(params, images, z, steps):
-    """For convolutions on a CPU, several times slower inside a compiled loop (jax-ml/jax issue
-    12868)."""
+    """The search as a Python loop: on a CPU, convolutions are several times slower inside a
+    compiled loop (jax-ml/jax issue 12868)."""
     images, z = jnp.asarray(images), jnp.asarray(z)
     velocity = jnp.zeros_like(z)
     for _ in range(steps):
@@ -364,7 +368,8 @@ def _host_search(params, images, z, steps):
     return z
 
 
-# On a CPU, where the same is true under somebody's `jit`, so many steps are written out instead.
+# Under a caller's `jit` on a CPU, the loop is unrolled for up to this many steps, for the same
+# reason.
 MOST_WRITTEN_OUT = 32
 
 
@@ -389,5 +394,5 @@ def _best(params: DefenseGANParams, images, z) -> jax.Array:
 @jax.jit
 def _distance(images, rebuilt) -> jax.Array:
     squared = jnp.sum((images - rebuilt) ** 2, axis=(1, 2, 3))
-    # An attacker who differentiates the score must not meet the infinite slope of sqrt at 0.
+    # Keeps the gradient finite: sqrt has an infinite slope at 0.
     return jnp.sqrt(jnp.maximum(squared, 1e-12))

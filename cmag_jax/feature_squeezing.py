@@ -1,15 +1,15 @@
 """Feature squeezing, the detector of Xu, Evans and Qi (NDSS 2018).
 
-Squeezers take from an image what people would not miss: colours (section III-A) and detail
-(section III-B). The victim's probabilities for a legitimate image hardly change; the score is
-how much they do. Nothing is learnt.
+Squeezers remove colour depth (section III-A) and detail (section III-B) that people would not miss.
+On a clean image this hardly changes the victim's probabilities. The score is the change. The
+detector has no training.
 
     params, _ = feature_squeezing.fit(key, victim, clean_images)
     clean_scores = feature_squeezing.score(victim, params, held_out_images)
     thresholds = feature_squeezing.calibrate(clean_scores, fpr=0.01)
     flags = feature_squeezing.detect(feature_squeezing.score(victim, params, images), thresholds)
 
-The paper's third kind, non-local means (section III-B, for CIFAR-10 and ImageNet), is left out.
+The paper's third squeezer, non-local means (section III-B, for CIFAR-10 and ImageNet), is left out.
 """
 
 import dataclasses
@@ -65,8 +65,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
-MEDIAN_SIZES = (2, 3)  # pixels across the window; the paper's
-MODULES = FROM_HELD_OUT = ()  # nothing is learnt
+MEDIAN_SIZES = (2, 3)  # pixels across the window, as in the paper
+MODULES = FROM_HELD_OUT = ()  # no training
 PAPER_RULE_ON: CleanImages = "held-out"
 CLASSIFIES_REBUILT = False
 SLOW = False
@@ -77,11 +77,11 @@ PAPER_FPR = 0.05  # section V
 class FeatureSqueezingConfig:
     """The squeezers. Defaults are the paper's best joint detector for MNIST (section V).
 
-    Its best one for CIFAR-10 is `bits=(5,), medians=(2,)` and non-local means.
+    The paper's best for CIFAR-10 is `bits=(5,), medians=(2,)` with non-local means.
     """
 
-    bits: tuple[int, ...] = (1,)  # bits a colour, a squeezer each; section III-A
-    medians: tuple[int, ...] = (2,)  # pixels across the window, a squeezer each; section III-B
+    bits: tuple[int, ...] = (1,)  # bits per colour, one squeezer for each; section III-A
+    medians: tuple[int, ...] = (2,)  # pixels across the window, one squeezer for each; III-B
 
     def __post_init__(self):
         check_sequence(self, "bits", "medians")
@@ -96,14 +96,15 @@ class FeatureSqueezingConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FeatureSqueezingParams:
-    """What the other detectors' params are, without weights: a pytree that has no leaves."""
+    """The configuration and the image shape: a pytree without leaves, since there are no
+    weights."""
 
     config: FeatureSqueezingConfig = dataclasses.field(metadata={"static": True})
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
 
 
 class FitInfo(NamedTuple):
-    """Nothing is learnt."""
+    """Empty: there is no training."""
 
 
 def fit(
@@ -114,8 +115,8 @@ def fit(
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[FeatureSqueezingParams, FitInfo]:
-    """The params for images like these (N, H, W, C) float32 in [0, 1]. Nothing is learnt: the
-    arguments are those of every detector, and `on_epoch` is never called.
+    """The params for images of this shape (N, H, W, C) float32 in [0, 1]. There is no training:
+    the arguments are those of every detector, and `on_epoch` is never called.
 
     Raises:
       ValueError: images of the wrong shape, type or range.
@@ -127,7 +128,7 @@ def fit(
 def init(
     key: jax.Array, victim: Victim, images: Images, config: FeatureSqueezingConfig
 ) -> FeatureSqueezingParams:
-    """The same params as `fit`'s; also under `jax.eval_shape`."""
+    """The same params as from `fit`. Works under `jax.eval_shape`."""
     _, height, width, channels = images.shape
     return FeatureSqueezingParams(config, (height, width, channels))
 
@@ -141,7 +142,7 @@ def fit_module(
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[FeatureSqueezingParams, Losses]:
-    """There are no modules: as all detectors have it.
+    """Only for the common interface: there are no modules.
 
     Raises:
       ValueError: always.
@@ -150,15 +151,15 @@ def fit_module(
 
 
 def score(victim: Victim, params: FeatureSqueezingParams, images: Images) -> dict[str, jax.Array]:
-    """How much squeezing changes what the victim makes of images (B, H, W, C) float32 in [0, 1].
+    """How much squeezing images (B, H, W, C) float32 in [0, 1] changes the victim's probabilities.
     Jitted.
 
-    Its gradient is the true one, to which bit depth contributes nothing through the squeezed
-    image, since rounding is flat; an attacker wants `differentiable_score`.
+    The gradient is exact. Rounding is flat, so an image squeezed in bit depth passes no gradient
+    back. Adaptive attacks need `differentiable_score`.
 
     Returns:
       "l1" (B,): the largest ||softmax(z(x)) - softmax(z(squeezed x))||_1 over the squeezers, in
-      [0, 2] (section V). Higher means more adversarial.
+      [0, 2] (section V). Higher is more adversarial.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
@@ -169,8 +170,8 @@ def score(victim: Victim, params: FeatureSqueezingParams, images: Images) -> dic
 def differentiable_score(
     victim: Victim, params: FeatureSqueezingParams, images: Images
 ) -> dict[str, jax.Array]:
-    """`score`, with the same values but another gradient: backwards, rounding is the identity
-    (BPDA of Athalye, Carlini and Wagner, 2018, section 4.1). For adaptive attackers. Jitted."""
+    """The values of `score` with another gradient: in the backward pass, rounding is the identity
+    (BPDA of Athalye, Carlini and Wagner, 2018, section 4.1). For adaptive attacks. Jitted."""
     return _checked_score(victim, params, images, straight_through=True)
 
 
@@ -183,27 +184,27 @@ def approximate_score(
 
 
 def paper_thresholds(params: FeatureSqueezingParams, clean_scores: Scores) -> Thresholds:
-    """The paper's false-positive rate, 5% (section V)."""
+    """Thresholds at the paper's false-positive rate, 5% (section V)."""
     return calibrate(clean_scores, fpr=PAPER_FPR)
 
 
 def rebuild(victim: Victim, params: FeatureSqueezingParams, images: Images) -> None:
-    """None: it makes no reconstruction."""
+    """None: the detector makes no reconstruction."""
 
 
 def surrogate(
     params: FeatureSqueezingParams, *, search_steps: int, restarts: int
 ) -> FeatureSqueezingParams:
-    """The params: a score is cheap enough for an adaptive attack."""
+    """The params unchanged: a score is cheap enough for an adaptive attack."""
     return params
 
 
 def bit_depth(images: Images, bits: int) -> jax.Array:
-    """Images (B, H, W, C) in [0, 1] in 2**bits levels a colour (section III-A): round(x (2**bits -
-    1)) / (2**bits - 1), halves to the even level as in the authors' code.
+    """Images (B, H, W, C) in [0, 1] with 2**bits levels per colour (section III-A): round(x
+    (2**bits - 1)) / (2**bits - 1). Halves round to the even level, as in the authors' code.
 
     Raises:
-      ValueError: bits outside 1 to 8; images of another shape, type or range.
+      ValueError: bits outside 1 to 8; images of the wrong shape, type or range.
     """
     _check_bits(bits)
     check_images(images)
@@ -212,21 +213,21 @@ def bit_depth(images: Images, bits: int) -> jax.Array:
 
 
 def median_smooth(images: Images, size: int) -> jax.Array:
-    """Images (B, H, W, C), each pixel the median of the `size` x `size` around it in its channel
-    (section III-B): `scipy.ndimage.median_filter(images, (1, size, size, 1))`, like the authors'.
-    Differentiable.
+    """Images (B, H, W, C) with each pixel replaced by the median of the `size` x `size` window
+    around it, per channel (section III-B). Equal to the authors'
+    `scipy.ndimage.median_filter(images, (1, size, size, 1))`. Differentiable.
 
-    At the border images are mirrored, the outermost pixels repeated. A window of 2x2 reaches up
-    and to the left, and the median of its four is the second largest.
+    Images are mirrored at the border, with the outermost pixels repeated. A 2x2 window extends up
+    and to the left; the median of its four pixels is the second largest.
 
     Raises:
-      ValueError: a size other than 2 and 3; images of another shape, type or range.
+      ValueError: a size other than 2 and 3; images of the wrong shape, type or range.
     """
     _check_size(size)
     check_images(images)
     x = jnp.asarray(images)
-    # Columns are sorted first, once for all the windows that they are part of; then only a few of
-    # the sorted pixels can be the median.
+    # Each column is sorted once, for all windows that contain it. Then only a few of the sorted
+    # pixels can be the median.
     if size == 2:
         above, _, _ = _three(x, 1)
         low, high = _sort_2(above, x)
@@ -256,7 +257,7 @@ def _check_size(size: int) -> None:
 
 
 def _three(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The neighbours before, the pixels, the neighbours after; an outermost pixel is its own."""
+    """(previous neighbours, pixels, next neighbours); an outermost pixel is its own neighbour."""
     size = x.shape[axis]
 
     def part(start, stop):
@@ -279,10 +280,10 @@ def _sort_3(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _squeezed(images: jax.Array, config: FeatureSqueezingConfig, straight_through: bool):
-    """The images under each squeezer, one after the other."""
+    """Yields the images after each squeezer."""
     for bits in config.bits:
         rounded = bit_depth(images, bits)
-        # The addend is exactly 0 and has the gradient of the images.
+        # The added term is 0, with the gradient of the images.
         yield rounded + (images - lax.stop_gradient(images)) if straight_through else rounded
     for size in config.medians:
         yield median_smooth(images, size)

@@ -1,16 +1,16 @@
 """MagNet, the two-pronged defence of Meng and Chen (CCS 2017): detectors and a reformer.
 
-Two autoencoders learn to take noise off legitimate images. An image that is far from them comes
-back changed (section 4.2.1), or the victim thinks otherwise of what comes back (section 4.2.2):
-the scores are how much. What passes the detectors is classified after the reformer, autoencoder
-I, has brought it nearer to legitimate images (section 4.3).
+Two autoencoders learn to denoise clean images. An image far from clean ones changes when an
+autoencoder rebuilds it (section 4.2.1), or the victim's answer changes (section 4.2.2). The scores
+measure both changes. The reformer, autoencoder I, moves accepted inputs nearer to clean images
+before the victim classifies them (section 4.3).
 
     params, info = magnet.fit(key, victim, clean_images)
     thresholds = magnet.calibrate(magnet.score(victim, params, held_out_images), drop_rate=0.001)
     flags = magnet.detect(magnet.score(victim, params, images), thresholds)
     _, logits = victim(magnet.reform(params, images))
 
-Against an attacker who knows it MagNet is broken (Carlini and Wagner, 2017).
+Adaptive attacks break MagNet (Carlini and Wagner, 2017).
 """
 
 import dataclasses
@@ -76,16 +76,16 @@ def __dir__() -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class MagNetConfig:
-    """Everything that determines a fitted MagNet beside the victim, the images and the key.
+    """All options of MagNet. With the images and the key they determine the fit.
 
-    Defaults are the paper's for MNIST (table 3 and the authors' train_defense.py), but for the
-    divergence detectors, which it has for CIFAR-10 only: `temperatures=()` leaves them out.
-    `MAGNET_COLOUR` is for images in colour, as those have it who rebuilt its CIFAR-10.
+    Defaults are the paper's for MNIST (table 3 and the authors' train_defense.py), except for the
+    divergence detectors, which the paper uses for CIFAR-10 only: `temperatures=()` leaves them out.
+    `MAGNET_COLOUR` is for colour images, as in reimplementations of MagNet for CIFAR-10.
     """
 
     width: int = 3  # channels of the hidden layers, table 3
-    noise: float = 0.1  # standard deviation of the Gaussian noise to be taken off
-    regularisation: float = 1e-9  # of the squares of all activations, summed over a batch
+    noise: float = 0.1  # standard deviation of the Gaussian noise in training
+    regularisation: float = 1e-9  # weight of the squared activations, summed over a batch
     temperatures: tuple[float, ...] = (10.0, 40.0)  # T of the divergence detectors, section 5.2.2
     learning_rate: float = 1e-3  # Adam
     batch_size: int = 256
@@ -103,20 +103,20 @@ class MagNetConfig:
             raise ValueError(f"expected different temperatures above 0, got {self.temperatures}")
 
 
-MAGNET_COLOUR = MagNetConfig(noise=0.025, epochs=400)  # the authors' code has MNIST only
+MAGNET_COLOUR = MagNetConfig(noise=0.025, epochs=400)  # the authors' code covers MNIST only
 
-MODULES = ("I", "II")  # the autoencoders, in the order in which they are trained
+MODULES = ("I", "II")  # the autoencoders, in the order of training
 FROM_HELD_OUT = ()
 PAPER_RULE_ON: CleanImages = "held-out"
 CLASSIFIES_REBUILT = True  # section 4.3
 SLOW = False
-PAPER_DROP_RATE = {"grey": 0.001, "colour": 0.005}  # of each score: MNIST's and CIFAR-10's
+PAPER_DROP_RATE = {"grey": 0.001, "colour": 0.005}  # per score: the paper's MNIST and CIFAR-10
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MagNetParams:
-    """A fitted MagNet: a pytree of weights that knows its configuration."""
+    """A fitted MagNet: a pytree of weights, with its configuration."""
 
     I: Any  # Flax variables  # noqa: E741 - the paper's name
     II: Any
@@ -142,19 +142,19 @@ def fit(
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[MagNetParams, FitInfo]:
-    """Trains autoencoders I and II to denoise, on legitimate images only.
+    """Trains autoencoders I and II to denoise, on clean images only.
 
     Args:
-      victim: not used; here so that all detectors are fitted alike.
-      images: (N, H, W, C) float32 in [0, 1]; H and W even where C is 1.
-      on_epoch: called with the autoencoder's name ("I", "II"), the epochs made and to make, and
-        the mean loss.
+      victim: not used; all detectors have this argument.
+      images: (N, H, W, C) float32 in [0, 1]; H and W even if C is 1.
+      on_epoch: called with the autoencoder's name ("I", "II"), the number of finished epochs, the
+        number of all epochs, and the mean loss.
 
     Raises:
       ValueError: images of the wrong shape, type or range.
     """
     check_images(images, at_least=1)
-    images = jnp.asarray(images)  # moved to the device once, not once an autoencoder
+    images = jnp.asarray(images)  # move to the device once, not once per autoencoder
     losses: Losses = {}
     params = init(key, victim, images, config or MagNetConfig())
     for name in MODULES:
@@ -172,17 +172,17 @@ def fit_module(
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[MagNetParams, Losses]:
-    """One autoencoder's part of `fit`, for a program that keeps each as it is finished: `fit` is
-    `init` and then this for "I" and "II", with the same key.
+    """One autoencoder's part of `fit`, for programs that save each one once it is trained. `fit`
+    calls `init`, then this function for "I" and "II", with the same key.
 
-    The loss is the mean squared error between an image and what is made of it with Gaussian noise
-    added and clipped. The noise is new in every epoch; the authors' code draws it once.
+    The loss is the mean squared error between an image and the output for its noisy version (with
+    Gaussian noise, clipped). Each epoch draws new noise; the authors' code draws it once.
 
     Returns:
       The params with that autoencoder trained, and {name: its mean loss of each epoch}.
 
     Raises:
-      ValueError: another name; images that `fit` would not take.
+      ValueError: an unknown name; images that `fit` would refuse.
     """
     if name not in MODULES:
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
@@ -192,7 +192,7 @@ def fit_module(
     def loss(weights, _context, x, key):
         noisy = jnp.clip(x + config.noise * jax.random.normal(key, x.shape, jnp.float32), 0, 1)
         rebuilt, activity = autoencoder.apply(weights, noisy)
-        # Summed over the batch, as `activity_regularizer` did in the Keras of 2017.
+        # Summed over the batch, as by `activity_regularizer` in Keras of 2017.
         return jnp.mean((rebuilt - x) ** 2) + config.regularisation * activity
 
     weights, losses = train(
@@ -210,11 +210,11 @@ def fit_module(
 
 
 def init(key: jax.Array, victim: Victim, images: Images, config: MagNetConfig) -> MagNetParams:
-    """Untrained params for images like these (B, H, W, C), as `fit` starts from. Under
-    `jax.eval_shape`: the shapes of a fitted MagNet, which restoring a checkpoint asks for.
+    """The untrained params that `fit` starts from, for images of this shape (B, H, W, C). Under
+    `jax.eval_shape` it gives the shapes of a fitted MagNet, for restoring a checkpoint.
 
     Raises:
-      ValueError: H or W odd, of grey images.
+      ValueError: grey images with odd H or W.
     """
     _, height, width, channels = images.shape
     if channels == 1 and (height % 2 or width % 2):  # autoencoder I halves and doubles them
@@ -229,7 +229,7 @@ def init(key: jax.Array, victim: Victim, images: Images, config: MagNetConfig) -
 
 
 def autoencode(params: MagNetParams, images: Images) -> Reconstructions:
-    """What both autoencoders make of images (B, H, W, C) float32 in [0, 1]. Jitted.
+    """The outputs of both autoencoders for images (B, H, W, C) float32 in [0, 1]. Jitted.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
@@ -241,25 +241,25 @@ def autoencode(params: MagNetParams, images: Images) -> Reconstructions:
 
 
 def reform(params: MagNetParams, images: Images) -> jax.Array:
-    """What the victim is to classify in place of images (section 4.3): `autoencode`'s I. Jitted."""
+    """The images that the victim classifies instead (section 4.3): `autoencode`'s I. Jitted."""
     return autoencode(params, images).I
 
 
 def rebuild(victim: Victim, params: MagNetParams, images: Images) -> jax.Array:
-    """`reform`, as all detectors have it."""
+    """`reform`, under the name that all detectors use."""
     return reform(params, images)
 
 
 def score(victim: Victim, params: MagNetParams, images: Images) -> dict[str, jax.Array]:
-    """How much the autoencoders change images (B, H, W, C) float32 in [0, 1]. Jitted;
-    differentiable in reverse mode only.
+    """Scores: how much the autoencoders change images (B, H, W, C) float32 in [0, 1], and the
+    victim's answers. Jitted; differentiable in reverse mode only.
 
     Returns:
       "l2" (B,): mean squared error of autoencoder I over the pixels, in [0, 1]; "l1" (B,): mean
       absolute error of autoencoder II, in [0, 1] (section 4.2.1; means, as in the authors' code).
-      "jsd10", "jsd40" (B,), for each temperature T: the Jensen-Shannon divergence between
+      "jsd10", "jsd40" (B,), one for each temperature T: the Jensen-Shannon divergence between
       softmax(z(x) / T) and softmax(z(AE_I(x)) / T), in [0, log 2] (section 4.2.2).
-      Higher means more adversarial.
+      Higher is more adversarial.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
@@ -278,22 +278,22 @@ def calibrate(
 
     Args:
       clean_scores: the scores of held-out clean images, each (N,).
-      fpr: the share of them, in [0, 1), that *all* scores together may flag, as everywhere in
-        this library.
-      drop_rate: the share of them, in [0, 1), that *each* score may flag on its own, MagNet's own
-        rule: at most floor(drop_rate N) exceed its threshold. The paper's are 0.001 for MNIST and
-        0.005 for CIFAR-10.
+      fpr: the largest false-positive rate, in [0, 1), of *all* scores together, as in
+        `cmag_jax.calibrate`.
+      drop_rate: the largest false-positive rate, in [0, 1), of *each* score alone, which is
+        MagNet's rule: at most floor(drop_rate N) images exceed its threshold. The paper uses 0.001
+        for MNIST and 0.005 for CIFAR-10.
 
     Raises:
-      ValueError: no images, scores that are not finite or of unequal length, options that
-        contradict each other.
+      ValueError: no images; scores that are not finite or of unequal length; both or none of `fpr`
+        and `drop_rate`.
     """
     if (fpr is None) == (drop_rate is None):
         raise ValueError(f"expected either fpr or drop_rate, got {fpr=} and {drop_rate=}")
     if drop_rate is None:
         return thresholds.calibrate(clean_scores, fpr=fpr)
     thresholds.check_rate(drop_rate=drop_rate)
-    thresholds.calibrate(clean_scores, fpr=0)  # refuses what it should, in its own words
+    thresholds.calibrate(clean_scores, fpr=0)  # only for its checks of the scores
     alone = [thresholds.calibrate({k: v}, fpr=drop_rate) for k, v in clean_scores.items()]
     return {name: threshold for each in alone for name, threshold in each.items()}
 
@@ -304,21 +304,21 @@ differentiable_score = score  # all of it has a gradient
 def paper_thresholds(
     params: MagNetParams, clean_scores: thresholds.Scores
 ) -> thresholds.Thresholds:
-    """The paper's drop rate of each score: MNIST's for grey images, CIFAR-10's for colour."""
+    """Thresholds at the paper's drop rate: MNIST's for grey images, CIFAR-10's for colour."""
     colours = "grey" if params.image_shape[-1] == 1 else "colour"
     return calibrate(clean_scores, drop_rate=PAPER_DROP_RATE[colours])
 
 
 def surrogate(params: MagNetParams, *, search_steps: int, restarts: int) -> MagNetParams:
-    """The params: a score is cheap enough for an adaptive attack."""
+    """The params unchanged: a score is cheap enough for an adaptive attack."""
     return params
 
 
 class _Autoencoder(nn.Module):
     """(B, H, W, C) -> (images (B, H, W, C) in [0, 1], sum of all squared activations).
 
-    Table 3: 3x3 convolutions with sigmoids; I has 2x2 average pooling and its inverse within, but
-    of images in colour, of which halving would leave too little.
+    Table 3: 3x3 convolutions with sigmoids. For grey images, I also has 2x2 average pooling and
+    upsampling. Colour images would lose too much detail by pooling.
     """
 
     width: int
@@ -330,13 +330,13 @@ class _Autoencoder(nn.Module):
         activities: list[jax.Array] = []
 
         def layer(x, channels):
-            kernel_init = nn.initializers.glorot_uniform()  # Keras's own, as in the authors' code
+            kernel_init = nn.initializers.glorot_uniform()  # Keras's default, as the authors use
             name = f"Conv_{len(activities)}"
             x = nn.sigmoid(Convolution(channels, kernel_init=kernel_init, name=name)(x))
             activities.append(jnp.sum(x**2))
             return x
 
-        x = layer(x.transpose(0, 3, 1, 2), self.width)  # channels first: see `few_channels`
+        x = layer(x.transpose(0, 3, 1, 2), self.width)  # channels first: see `_planar_conv`
         if self.pools:
             x = layer(_halve(x), self.width)
             x = jnp.repeat(jnp.repeat(layer(x, self.width), 2, axis=2), 2, axis=3)
@@ -346,8 +346,8 @@ class _Autoencoder(nn.Module):
 
 
 def _halve(x: jax.Array) -> jax.Array:
-    """2x2 average pooling of images (B, C, H, W), by a reshape: on a CPU reduce_window's gradient
-    is many times slower."""
+    """2x2 average pooling of images (B, C, H, W), by a reshape. On a CPU the gradient of
+    reduce_window is many times slower."""
     *batch, height, width = x.shape
     return x.reshape(*batch, height // 2, 2, width // 2, 2).mean(axis=(-3, -1))
 

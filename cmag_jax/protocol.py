@@ -1,5 +1,5 @@
-"""What every detector of this library offers. `cmag`, `magnet`, `defense_gan` and
-`feature_squeezing` are modules of this type; a program that takes a `Detector` takes any of them.
+"""The interface that all detectors share. The modules `cmag`, `magnet`, `defense_gan` and
+`feature_squeezing` implement it, so a program that takes a `Detector` accepts any of them.
 
     detector: Detector = magnet
     params, info = detector.fit(key, victim, clean_images)
@@ -22,42 +22,42 @@ CleanImages = Literal["training", "held-out"]
 
 
 class Detector(Protocol):
-    """A detector. Its params are a pytree with a field for each of MODULES, and with the fields
+    """A detector. Its params are a pytree with one field per name in MODULES, and the fields
     `config` and `image_shape`."""
 
     @property
     def MODULES(self) -> tuple[str, ...]:
-        """The fields of the params that are fitted, in that order."""
+        """The fitted fields of the params, in the order of fitting."""
         ...
 
     @property
     def FROM_HELD_OUT(self) -> tuple[str, ...]:
-        """Those of MODULES that are fitted to held-out images, not to the training images."""
+        """The names in MODULES that are fitted to held-out images, not to the training images."""
         ...
 
     @property
     def PAPER_RULE_ON(self) -> CleanImages:
-        """The clean images that `paper_thresholds` takes the scores of."""
+        """The clean images whose scores `paper_thresholds` expects."""
         ...
 
     @property
     def CLASSIFIES_REBUILT(self) -> bool:
-        """Whether the paper's defence classifies what `rebuild` gives in the image's place."""
+        """Whether the paper's defence classifies the output of `rebuild` instead of the image."""
         ...
 
     @property
     def SLOW(self) -> bool:
-        """Whether a score is a search of thousands of gradient steps."""
+        """Whether one score takes thousands of gradient steps."""
         ...
 
     def init(self, key: jax.Array, victim: Victim, images: Images, config: Any) -> Any:
-        """Untrained params for images like these (B, H, W, C)."""
+        """Untrained params for images of this shape (B, H, W, C)."""
         ...
 
     def fit(
         self, key: jax.Array, victim: Victim, images: Images, config: Any = None
     ) -> tuple[Any, Any]:
-        """The params fitted to clean images (N, H, W, C), and the losses of the training."""
+        """The params fitted to clean images (N, H, W, C), and the training losses."""
         ...
 
     def fit_module(
@@ -70,22 +70,22 @@ class Detector(Protocol):
         *,
         on_epoch: OnEpoch = ...,
     ) -> tuple[Any, Losses]:
-        """One module's part of `fit`, for a program that keeps each as it is finished."""
+        """One module's part of `fit`, for programs that save each module once it is fitted."""
         ...
 
     def score(self, victim: Victim, params: Any, images: Images) -> dict[str, jax.Array]:
-        """{score: (B,)} of images (B, H, W, C), higher is more adversarial. Jitted."""
+        """{name of the score: (B,)} for images (B, H, W, C). Higher is more adversarial. Jitted."""
         ...
 
     def differentiable_score(
         self, victim: Victim, params: Any, images: Images
     ) -> dict[str, jax.Array]:
-        """The values of `score`, with the gradients that an adaptive attack needs: where a step
-        of the score has none (rounding), that of its straight-through estimate (BPDA)."""
+        """The values of `score`, with the gradients that an adaptive attack needs. A step without
+        a gradient (rounding) gets its straight-through estimate (BPDA)."""
         ...
 
     def calibrate(self, clean_scores: Scores, *, fpr: float | None = None) -> Thresholds:
-        """Thresholds from the scores of held-out clean images, each (N,)."""
+        """Thresholds from the scores of held-out clean images. Each score is (N,)."""
         ...
 
     def paper_thresholds(self, params: Any, clean_scores: Scores) -> Thresholds:
@@ -97,10 +97,10 @@ class Detector(Protocol):
         ...
 
     def rebuild(self, victim: Victim, params: Any, images: Images) -> jax.Array | None:
-        """The detector's reconstruction (B, H, W, C) of images, or None where it makes none."""
+        """Reconstructions (B, H, W, C), or None if the detector makes none."""
         ...
 
     def surrogate(self, params: Any, *, search_steps: int, restarts: int) -> Any:
-        """Params of a cheaper detector for an adaptive attack, which asks for a score and its
-        gradient at every step: the params themselves unless the detector is SLOW."""
+        """Params of a cheaper detector for adaptive attacks, which need a score and its gradient
+        at every step. The params themselves unless the detector is SLOW."""
         ...

@@ -1,7 +1,7 @@
-"""From scores to decisions: thresholds, and the flags they raise.
+"""Thresholds from the scores of clean images, and flags from scores and thresholds.
 
-Scores are a dict of arrays (N,), higher meaning more adversarial; thresholds are a dict of the
-same names. Every detector of this library shares these functions.
+Scores are a dict of arrays (N,); higher is more adversarial. Thresholds are a dict with the same
+names. All detectors share these functions.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from cmag_jax._checks import describe
 
 Scores = Mapping[str, jax.Array | np.ndarray]  # name -> (N,)
 Thresholds = dict[str, float]
-TINY = 1e-12  # the least spread: a score may be the same for most clean images
+TINY = 1e-12  # smallest spread, for a score that is the same for most clean images
 
 
 def calibrate(
@@ -28,15 +28,15 @@ def calibrate(
 
     Args:
       clean_scores: the scores of clean images, each (N,).
-      fpr: the share of clean images, in [0, 1), that may be flagged: the thresholds stand at the
-        same rank in every score, the lowest at which at most `fpr` of these images exceed *any*
-        of them. Use held-out images, not those the detector was trained on.
-      rule: "worst-training-example" is CMAG's algorithm 2: the largest score of each kind, given
-        the scores of the training set (Thr_SSIM is then 1 minus its smallest SSIM).
+      fpr: the largest false-positive rate, in [0, 1). All thresholds have the same rank among the
+        clean scores: the lowest rank at which at most `fpr` of these images exceed *any*
+        threshold. Use held-out images, not the detector's training images.
+      rule: "worst-training-example" is CMAG's algorithm 2: the largest score of each kind over the
+        training images (Thr_SSIM is then 1 minus the smallest SSIM).
 
     Raises:
-      ValueError: no images, scores that are not finite or of unequal length, options that
-        contradict each other.
+      ValueError: no images; scores that are not finite or of unequal length; both or none of `fpr`
+        and `rule`.
     """
     arrays = _arrays(clean_scores)
     if (fpr is None) == (rule is None):
@@ -48,8 +48,8 @@ def calibrate(
     check_rate(fpr=fpr)
 
     worst = _worst_rank(arrays, arrays)
-    allowed = int(np.floor(fpr * len(worst) + 1e-9))  # 1e-9: 0.07 * 100 is just above 7
-    # At most `allowed` images have a worst rank above this one.
+    allowed = int(np.floor(fpr * len(worst) + 1e-9))  # 1e-9: 0.29 * 100 is just below 29
+    # At most `allowed` images have a worst rank above `level`.
     level = np.sort(worst)[len(worst) - 1 - allowed]
     return {name: float(np.sort(values)[level]) for name, values in arrays.items()}
 
@@ -63,11 +63,11 @@ def check_rate(**rates: Any) -> None:
 
 
 def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
-    """Flags (B,) bool: whether *any* score exceeds its threshold (CMAG, section 3.4), or is NaN: an
-    image that makes the victim answer with no number is none to let through.
+    """Flags (B,) bool: True where *any* score exceeds its threshold (CMAG, section 3.4) or is NaN.
+    An image on which the victim fails to return numbers must not be accepted.
 
     Raises:
-      ValueError: scores and thresholds of different names, or none; scores of unequal shape.
+      ValueError: different names of scores and thresholds; no thresholds; scores of unequal shape.
     """
     _check_mapping("scores", scores)
     _check_mapping("thresholds", thresholds)
@@ -89,13 +89,15 @@ def detect(scores: Scores, thresholds: Mapping[str, float]) -> jax.Array:
 
 
 def combine(scores: Scores, clean_scores: Scores) -> np.ndarray:
-    """One number (B,) in [0, 2) for several scores: the largest share, over the scores, of clean
-    images that lie below. Its ROC is the one that `calibrate(fpr=...)` and `detect` run through.
-    What exceeds every clean image in some score is at least 1, the more the further it is beyond
-    them, in spreads: from the median to the highest clean score.
+    """Combines several scores into one (B,) in [0, 2), with the ROC curve of `calibrate(fpr=...)`
+    and `detect`.
+
+    The value is the share of clean images with a lower score, maximised over the scores. If a score
+    exceeds all clean ones, the value is at least 1. It then grows with the distance beyond them, in
+    units of the distance from the median to the highest clean score.
 
     Raises:
-      ValueError: as `calibrate`; scores of other names.
+      ValueError: as `calibrate`; scores with other names.
     """
     reference = _arrays(clean_scores)
     _check_mapping("scores", scores)
@@ -113,14 +115,14 @@ def combine(scores: Scores, clean_scores: Scores) -> np.ndarray:
 
 
 def _worst_rank(scores: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> np.ndarray:
-    """(B,) int: the smallest r, at least 0, for which no score exceeds the reference's r-th
-    smallest score of its name; the reference's size where some score exceeds them all."""
+    """(B,) int: the smallest r, from 0, such that no score exceeds the r-th smallest reference
+    score of its name; the reference's size if some score exceeds all of them."""
     ranks = [np.searchsorted(np.sort(reference[k]), scores[k], side="left") for k in reference]
     return np.max(ranks, axis=0)
 
 
 def _is_number(value: Any, rank: int | None = None) -> bool:
-    """Whether it is an array of real numbers, or one number, of the rank."""
+    """Whether the value is an array of real numbers, or one number, of this rank."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return rank in (None, 0)
     dtype = getattr(value, "dtype", None)
@@ -136,7 +138,7 @@ def _check_mapping(what: str, scores: Any) -> None:
 
 
 def _arrays(clean_scores: Scores) -> dict[str, np.ndarray]:
-    """The scores as NumPy has them, or ValueError."""
+    """The scores as checked NumPy arrays. Raises ValueError as `calibrate`."""
     _check_mapping("clean_scores", clean_scores)
     arrays = {name: np.asarray(values) for name, values in clean_scores.items()}
     _check_numbers(arrays)
@@ -160,7 +162,7 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
 
 
 def check_finite(scores: Scores) -> None:
-    """Raises ValueError where a score is NaN or infinite."""
+    """Raises ValueError if a score is NaN or infinite."""
     for name, values in scores.items():
         wrong = int(np.sum(~np.isfinite(np.asarray(values))))
         if wrong:

@@ -1,14 +1,14 @@
-"""Defences that remember their queries: system packaging theory (SPT), and its rivals.
+"""Stateful defences in JAX: system packaging theory (SPT) and its baselines.
 
     system = spt_jax.buffer(classifier, decoy, length=10, threshold_db=35.0, patience=5)
     state = system.init((32, 32, 3))
     state, answer = system.query(state, image)
     answer.logits, answer.label, answer.deceived
 
-A packaged classifier remembers what a client sent, notices an attack that goes on, and answers
-from a decoy, whose gradient leads astray. Its memory is a value that the caller carries: `query`
-scans, `query_clients` serves many clients at once, and `one_client_per_image` makes of a system
-what an attack can be run against.
+A packaged classifier stores a client's past queries. When it detects an ongoing attack, a decoy
+network answers, and the decoy's gradient misleads the attack. The caller carries the state:
+`query` works in `lax.scan`, `query_clients` serves many clients at once, and
+`one_client_per_image` turns a system into an oracle for attacks.
 
 Images are (H, W, C) or (B, H, W, C) float32 in [0, 1]; classifiers are pure functions from
 images (B, H, W, C) to logits (B, K).

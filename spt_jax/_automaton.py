@@ -1,4 +1,5 @@
-"""What a memory is: the part of a packaged classifier that decides who answers."""
+"""The interface of a memory: the part of a packaged classifier that decides which network
+answers."""
 
 from typing import Any, Protocol
 
@@ -7,50 +8,51 @@ import jax.numpy as jnp
 
 Images = jax.Array  # (B, H, W, C) float32 in [0, 1]
 Labels = jax.Array  # (B,) int32
-Memory = Any  # a pytree of fixed-size arrays: nothing that is sent makes it grow
-Evidence = Any  # what a memory looks at; each leaf (B, ...), and in `update` without the batch
+Memory = Any  # a pytree of arrays of fixed size, whatever a client sends
+Evidence = Any  # the input of a memory; leaves are (B, ...), and (...) in `update`
 
 
 class Automaton(Protocol):
-    """Two pure functions: one looks at images, for many at once and without memory, the other
-    remembers. It knows nothing of networks but the labels that it asked to hear.
+    """A stateful detector as pure functions: `observe` maps images to evidence, for a batch and
+    without memory; `update` takes one client's evidence and updates that client's memory. All that
+    an automaton gets from the networks are the labels that it consults.
 
     Automata are frozen dataclasses and pytrees: thresholds are leaves, sizes are static.
 
-    A hostile image (NaN, infinite or out of range) is answered by the decoy and changes no memory:
-    the system sees to it, at the price of a copy of the memory. An automaton that has
-    `keeps_out = True` is spared the copy: its `update` takes a third argument, () bool, and where
-    that is true stores nothing itself.
+    For a hostile image (NaN, infinite or out of range) the decoy answers and the memory does not
+    change. The system ensures this by a copy of the memory. An automaton with `keeps_out = True`
+    avoids the copy: its `update` takes a third argument, () bool, and stores nothing if that is
+    true.
     """
 
     @property
     def consults(self) -> int:
-        """How many of (classifier, decoy) have to label an image before it can be judged. Those
-        are run at every query; of the others only the one that answers is."""
+        """How many of (classifier, decoy) must label an image before `update`: 0, 1 or 2. These
+        run at every query; another network runs only if it answers."""
         ...
 
     def init(self, image_shape: tuple[int, int, int]) -> Memory:
-        """The memory of one client who has sent nothing yet."""
+        """The memory of a new client."""
         ...
 
     def observe(self, images: Images, labels: tuple[Labels, ...]) -> Evidence:
-        """What there is to know of each image by itself; `labels` are those consulted."""
+        """The evidence of each image by itself; `labels` are those of the consulted networks."""
         ...
 
     def update(self, memory: Memory, evidence: Evidence) -> tuple[Memory, jax.Array]:
-        """One client's next image, as evidence: (the memory after it, () bool: does the decoy
-        answer)."""
+        """Takes the evidence of one client's next image. Returns the new memory, and () bool:
+        whether the decoy answers."""
         ...
 
 
 def unless(hostile: jax.Array | bool, before: Memory, after: Memory) -> Memory:
-    """The memory after an image, or, where the image is hostile, the one before."""
+    """The memory after an image, or the one before it if the image is hostile."""
     if hostile is False:
         return after
     return jax.tree.map(lambda old, new: jnp.where(hostile, old, new), before, after)
 
 
 def write(ring: jax.Array, place: jax.Array, row: jax.Array, hostile: Any) -> jax.Array:
-    """The ring (N, ...) with a row in its place, unless it is hostile. Only the row is selected, so
-    that XLA writes the ring where it is."""
+    """The ring (N, ...) with the row at that place, unless the row is hostile. Selecting only the
+    row lets XLA update the ring in place."""
     return ring.at[place].set(row if hostile is False else jnp.where(hostile, ring[place], row))

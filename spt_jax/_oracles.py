@@ -1,5 +1,5 @@
-"""Systems as what an attack asks: pure functions (state, images (B, H, W, C)) -> (state, logits
-(B, K)), batch first, which is the oracle of `attacks_jax`."""
+"""Systems as oracles for `attacks_jax`: pure functions (state, images (B, H, W, C)) -> (state,
+logits (B, K))."""
 
 from typing import NamedTuple
 
@@ -12,40 +12,40 @@ from spt_jax._system import System
 
 
 def one_client_per_image(system: System) -> Partial:
-    """Each image of the batch is the next query of a client of its own: no example of an attack
-    depends on its batch-mates. The state is `system.init_clients(B, image_shape)`.
+    """An oracle in which each image of the batch belongs to its own client, so the examples of an
+    attack are independent. The state is `system.init_clients(B, image_shape)`.
 
-    Where the answer is a random label, its logits are 1 at that label and 0 elsewhere, so that an
-    attacker who reads the label off the logits reads it; no gradient comes with them.
+    For a random label the logits are 1 at that label and 0 elsewhere, without a gradient, so an
+    attack that takes the label from the logits gets the random label.
     """
     return Partial(_per_client, system)
 
 
 def one_stream(system: System) -> Partial:
-    """The batch is one client's stream, in its order: A0, B0, C0, A1, B1, C1, ... is an attack on
-    three images that takes turns. The state is `system.init(image_shape)`.
+    """An oracle in which the batch is one client's stream, in order. An attack on three images in
+    turns sends A0, B0, C0, A1, B1, C1, ... The state is `system.init(image_shape)`.
 
-    Logits are as `one_client_per_image` has them.
+    Logits are as in `one_client_per_image`.
     """
     return Partial(_stream, system)
 
 
 def taking_turns(system: System, images: int) -> Partial:
-    """Every `images` consecutive images of the batch are one client's, who attacks them in turns:
-    A0, B0, C0, D0, A1, ... (SPT, section IV-D). The state is that of
+    """An oracle in which each client attacks `images` consecutive images of the batch in turns:
+    A0, B0, C0, D0, A1, ... (SPT, section IV-D). The state is
     `system.init_clients(B // images, image_shape)`; the batch must be a multiple of `images`.
 
-    Logits are as `one_client_per_image` has them.
+    Logits are as in `one_client_per_image`.
 
     Raises:
-      ValueError: a number of images that is not a whole number above 0; when asked, a batch that
-        is not a multiple of it.
+      ValueError: `images` that is not a whole number above 0; at a query, a batch that is not a
+        multiple of it.
     """
     check_counts(images=images)
     return Partial(_Turns(images), system)
 
 
-class _Turns(NamedTuple):  # equal to its like, so that an attack on it compiles once
+class _Turns(NamedTuple):  # instances compare equal, so that an attack compiles once
     images: int
 
     def __call__(self, system, states, images):

@@ -1,4 +1,4 @@
-"""A table of clients' states on the device, for who serves many clients and knows them by name."""
+"""A server for many named clients: a table of their states on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,28 +15,28 @@ from spt_jax._checks import check_counts, check_images
 from spt_jax._pinned import pinned
 from spt_jax._system import Answer, State, System
 
-NEVER = 2**31 - 1  # idle for ever: a row that nobody has
-NOBODY = 2**32 - 1  # sorts last; a client may have this name too
+NEVER = 2**31 - 1  # idle time of a free row
+NOBODY = 2**32 - 1  # name of a free row, which sorts last; a client may have this name too
 
 
 class Table(NamedTuple):
-    """The states of at most `capacity` clients, and a directory of who they are: its rows, which
-    are sorted by name, say where a client's state is. Of fixed size, whatever is sent."""
+    """The states of at most `capacity` clients, and a directory whose rows are sorted by name and
+    give the place of a client's state. Its size is fixed, whatever clients send."""
 
     states: State  # each leaf (capacity, ...)
     names: jax.Array  # (capacity,) uint32, sorted
-    idle: jax.Array  # (capacity,) int32: batches since the client's last, or NEVER
-    slots: jax.Array  # (capacity,) int32: where in `states` the client is
-    key: jax.Array | None  # of random responses
+    idle: jax.Array  # (capacity,) int32: batches since the client's last query, or NEVER
+    slots: jax.Array  # (capacity,) int32: the client's index in `states`
+    key: jax.Array | None  # for random responses
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Server:
-    """A packaged classifier and the size of its table: a pure function from (table, clients,
+    """A packaged classifier that serves many clients: a pure function from (table, clients,
     images) to (table, answers), which works inside jit.
 
-    The table is large and should be updated where it is: `jax.jit(server.query,
+    The table is large, so donate it to update it in place: `jax.jit(server.query,
     donate_argnums=0)`, or `jax.jit(Server.query, donate_argnums=1)(server, table, ...)`, which
     takes weights as arguments.
     """
@@ -45,46 +45,46 @@ class Server:
     capacity: int = field(metadata={"static": True})
 
     def init(self, image_shape: Sequence[int], key: jax.Array | None = None) -> Table:
-        """A table in which nobody is: `capacity * state_bytes(system, image_shape)` bytes, and 12
-        a client for the directory.
+        """An empty table: `capacity * state_bytes(system, image_shape)` bytes, and 12 bytes per
+        client for the directory.
 
         Args:
-          image_shape: (H, W, C) of all images to come.
-          key: a typed key, for `response="random"` and only for it. A client's own is `fold_in` of
-            it and the client's name, and so the same whenever the client begins anew.
+          image_shape: (H, W, C) of all images.
+          key: a typed key, only for `response="random"`. A client's own key is `fold_in` of it and
+            the client's name, so it is the same whenever the client starts again.
 
         Raises:
-          ValueError: another shape, a key that is missing or in vain.
+          ValueError: an invalid shape; a missing key, or a key that is not used.
         """
         return Table(
             states=self.system.init_clients(self.capacity, image_shape, key),
             names=jnp.full(self.capacity, NOBODY, jnp.uint32),
             idle=jnp.full(self.capacity, NEVER, jnp.int32),
             slots=jnp.arange(self.capacity, dtype=jnp.int32),
-            key=None if key is None else jnp.copy(key),  # who donates the table keeps the key
+            key=None if key is None else jnp.copy(key),  # donating must not invalidate it
         )
 
     def query(self, table: Table, clients: jax.Array, images: Images) -> tuple[Table, Answer]:
-        """A batch of queries, answered as if one after another in the batch's order, each from its
-        own client's state; a client who is not in the table begins with `system.init`.
+        """Answers a batch of queries as if they came one after another, each from its own client's
+        state. A client that is not in the table starts with `system.init`.
 
-        Who is forgotten is decided once a batch, before its queries: where the batch has clients
-        who are not in the table, they take what is free, and then the places of those whose last
-        batch is the longest ago; of equals, of the smaller name (as uint32). So no client of
-        the batch is forgotten by it.
+        Evictions happen once per batch, before its queries. Clients that are not in the table take
+        the free places first, then those of the least recently seen clients; ties evict the smaller
+        name (as uint32). A batch never evicts its own clients.
 
-        Each network runs once, on the whole batch, and not where it answers nobody. Memories are
-        mapped over; the second and later queries that a client has in the batch are decided one
-        by one, so a flood by one client costs as much as a stream.
+        Each network runs once on the whole batch, and not at all if it answers no image. Memories
+        are mapped over. A client's second and later queries in a batch are decided one by one, so
+        many queries by one client cost as much as a stream.
 
         Args:
-          table: of `init`.
-          clients: (B,) int32 or uint32, who sent each image: any numbers; -1 and 2**32 - 1 are one.
+          table: from `init`.
+          clients: (B,) int32 or uint32, the sender of each image. Any number is allowed; -1 and
+            2**32 - 1 are the same client.
           images: (B, H, W, C) float32 in [0, 1].
 
         Raises:
-          ValueError: clients or images of another shape, type or range; none of them, or more than
-            `capacity`.
+          ValueError: clients or images of the wrong shape, type or range; an empty batch, or more
+            than `capacity` queries.
         """
         check_images(images, rank=4, bounds=self.system.bounds)
         _check_clients(clients, len(images), self.capacity)
@@ -92,14 +92,13 @@ class Server:
 
 
 def serve(system: System, capacity: int = 1024) -> Server:
-    """A server of as many clients at once, of whom the least recently seen are forgotten.
+    """A server for up to `capacity` clients at once; it evicts the least recently seen clients.
 
-    What has to be remembered of a client is the cost of a defence that remembers (SPT, section
-    IV-F): `state_bytes` each. Who can send under `capacity` other names is forgotten, and begins
-    anew.
+    A stateful defence must store `state_bytes` for each client (SPT, section IV-F). A client that
+    can send under `capacity` other names is evicted, and starts again with an empty memory.
 
     Args:
-      system: what answers.
+      system: the packaged classifier.
       capacity: clients in the table, and the largest batch.
 
     Raises:
@@ -111,10 +110,10 @@ def serve(system: System, capacity: int = 1024) -> Server:
 
 def state_bytes(system: System, image_shape: Sequence[int]) -> int:
     """The bytes of one client's state (SPT, section IV-F): 122,896 for a buffer of 10 images of
-    32x32x3, whatever has been sent.
+    32x32x3, whatever the client has sent.
 
     Raises:
-      ValueError: another shape.
+      ValueError: an invalid shape.
     """
     key = jax.random.key(0) if system.response == "random" else None
     state = jax.eval_shape(lambda: system.init(image_shape, key))
@@ -126,15 +125,18 @@ def _query(server, table, names, images):
     system = server.system
     images, heard, evidence = system.look(images)
 
-    order = jnp.argsort(names, stable=True)  # client by client
-    first = order[jnp.searchsorted(names[order], names, method="scan_unrolled")]  # of each's client
+    order = jnp.argsort(names, stable=True)  # groups queries by client
+    first = order[
+        jnp.searchsorted(names[order], names, method="scan_unrolled")
+    ]  # query of the client
     leads = first == jnp.arange(len(names))
     table, known, slots = _admit(table, names, leads)
     fresh = _beginnings(system, table, names, images.shape[1:])
     states = _select(known, _rows(table.states, slots), fresh)
 
-    # All first queries at once, of which the others are no part; then these, client by client. The
-    # state of the client in turn is carried, and what is written to is not read: XLA would copy it.
+    # Decide all first queries at once, then the others one by one, grouped by client. The loop
+    # carries the current client's state and never reads the array that it writes: XLA would copy
+    # it.
     states, verdicts = jax.vmap(system.decide)(states, evidence)
     others = order[jnp.argsort(leads[order], stable=True)]
 
@@ -154,14 +156,15 @@ def _query(server, table, names, images):
 
 
 def _find(table, names):
-    """(rows of the directory, whether the client is in that row)."""
+    """(rows of the directory, bool: whether the client is in that row)."""
     rows = jnp.searchsorted(table.names, names, method="scan_unrolled")
     rows = jnp.minimum(rows, len(table.names) - 1)
     return rows, (table.names[rows] == names) & (table.idle[rows] != NEVER)
 
 
 def _admit(table, names, leads):
-    """The table with all of the batch in its directory; (B,) who was there before; (B,) slots."""
+    """The table with all clients of the batch in its directory; (B,) bool: whether the client was
+    in it before; (B,) slots."""
     rows, known = _find(table, names)
     idle = jnp.where(table.idle == NEVER, NEVER, jnp.minimum(table.idle, NEVER - 2) + 1)
     idle = idle.at[jnp.where(known, rows, NEVER)].set(0, mode="drop")
@@ -169,11 +172,11 @@ def _admit(table, names, leads):
 
     def enter(directory):
         directory_names, idle, slots = directory
-        longest = lax.top_k(idle, len(names))[1]  # those of the batch are the last of them
+        longest = lax.top_k(idle, len(names))[1]  # the batch's own clients come last
         rows = jnp.where(new, longest[jnp.cumsum(new) - 1], NEVER)
         directory_names = directory_names.at[rows].set(names, mode="drop")
         idle = idle.at[rows].set(0, mode="drop")
-        # By name; a row that nobody has comes after the client who has its name.
+        # Sort by name, then idle time: a free row comes after the client with the name NOBODY.
         return tuple(lax.sort((directory_names, idle, slots), num_keys=2))
 
     directory = (table.names, idle, table.slots)
@@ -183,7 +186,7 @@ def _admit(table, names, leads):
 
 
 def _beginnings(system, table, names, image_shape):
-    """The states of clients who have sent nothing yet: the memory of one, the key of each."""
+    """The states of new clients: one memory for all, one key per client."""
     memory = system.automaton.init(image_shape)
     for stored, fresh in zip(*map(jax.tree.leaves, (table.states.memory, memory)), strict=True):
         if stored.shape[1:] != fresh.shape:
@@ -194,7 +197,8 @@ def _beginnings(system, table, names, image_shape):
 
 
 def _select(condition, yes, no):
-    """(B,) bool and leaves (B, ...); what holds for all of the batch has no such axis."""
+    """`jnp.where` over pytrees, for a condition (B,) bool and leaves (B, ...). Leaves of `no` may
+    lack the batch axis."""
 
     def leaf(a, b):
         return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)

@@ -1,4 +1,5 @@
-"""A packaged classifier: where a memory is joined to two networks, and to nothing else."""
+"""A packaged classifier: a memory that decides, for each query, whether a classifier or a decoy
+answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,26 +28,26 @@ Response = Literal["decoy", "random"]
 
 
 class State(NamedTuple):
-    """All that one client's next answer depends on: fixed-size arrays, whatever is sent."""
+    """One client's state: arrays of fixed size that determine the next answer, with the image."""
 
     memory: Memory
-    key: jax.Array | None  # of random responses
+    key: jax.Array | None  # for random responses
 
 
 class Seen(NamedTuple):
-    """What can be known of images before anybody's memory is asked."""
+    """The information about images that does not depend on a client's memory."""
 
-    images: Images  # (B, H, W, C): hostile ones clipped to the bounds, NaN taken for the lowest
-    logits: tuple[jax.Array, ...]  # (B, K) of the networks that the memory consults
-    evidence: tuple[Any, jax.Array]  # (the automaton's, (B,) bool: hostile), for `decide`
+    images: Images  # (B, H, W, C): hostile images are clipped to the bounds, NaN becomes the lowest
+    logits: tuple[jax.Array, ...]  # (B, K) of each network that the memory consults
+    evidence: tuple[Any, jax.Array]  # for `decide`: (the automaton's, (B,) bool: hostile)
 
 
 class Answer(NamedTuple):
-    """What a query gives back; with a leading (B,) where there were several."""
+    """The answer to a query; with a leading (B,) for several queries."""
 
-    logits: jax.Array  # (K,) float32 of whoever answered; zeros where the answer is random
-    label: jax.Array  # () int32: their largest, or the random label
-    deceived: jax.Array  # () bool: whether it was not the classifier who answered
+    logits: jax.Array  # (K,) float32 of the network that answered; zeros if the answer is random
+    label: jax.Array  # () int32: the class of the largest logit, or the random label
+    deceived: jax.Array  # () bool: True if the decoy or a random label answered
 
 
 @jax.tree_util.register_dataclass
@@ -55,18 +56,18 @@ class System:
     """A classifier packaged with a memory and a decoy (SPT, fig. 2 and 3): a pure function from
     (state, image) to (state, answer).
 
-    A hostile image, that is not finite or out of the bounds, is refused where its pixels can be
-    seen. Inside jit, where they can't, it is answered by the decoy, changed to fit the bounds, and
-    not remembered.
+    A hostile image is not finite or out of the bounds. Outside jit it raises a ValueError. Inside
+    jit its pixels are unknown, so the image is clipped to the bounds, the decoy answers, and the
+    memory does not store it.
 
-    Differentiating an answer's logits gives the gradient of whichever network answered (both then
-    run): what the memory decides is a constant. All methods but `init` work inside jit, scan, vmap
-    and grad. A system is a pytree; thresholds and weights that are bound with
-    `jax.tree_util.Partial` are its leaves.
+    The gradient of an answer's logits is that of the network that answered; both networks run then.
+    The memory's decision is a constant. All methods except `init` work inside jit, scan, vmap and
+    grad. A system is a pytree. Its leaves are thresholds and the weights that are bound with
+    `jax.tree_util.Partial`.
 
     Attributes:
-      bounds: the lowest and the highest value of a pixel. An attack that leaves [0, 1], as some of
-        the paper's do, takes `dataclasses.replace(system, bounds=...)`.
+      bounds: the lowest and the highest value of a pixel. For attacks that leave [0, 1], as some of
+        the paper's do, use `dataclasses.replace(system, bounds=...)`.
     """
 
     automaton: Automaton
@@ -76,58 +77,60 @@ class System:
     bounds: tuple[float, float] = field(default=(0.0, 1.0), metadata={"static": True})
 
     def init(self, image_shape: Sequence[int], key: jax.Array | None = None) -> State:
-        """The state of one client who has sent nothing yet.
+        """The state of a new client.
 
         Args:
-          image_shape: (H, W, C) of all images to come.
-          key: a typed key, for `response="random"` and only for it.
+          image_shape: (H, W, C) of all images.
+          key: a typed key, only for `response="random"`.
 
         Raises:
-          ValueError: another shape, a key that is missing or in vain.
+          ValueError: an invalid shape; a missing key, or a key that is not used.
         """
         if self.response == "random":
             check_key(key)
         elif key is not None:
             raise ValueError('expected a key only with response="random", got one with "decoy"')
-        # Who donates the state keeps the key.
+        # Copy: donating the state must not invalidate the caller's key.
         own = None if key is None else jnp.copy(key)
         return State(self.automaton.init(check_shape(image_shape)), own)
 
     def init_clients(
         self, clients: int, image_shape: Sequence[int], key: jax.Array | None = None
     ) -> State:
-        """As many clients' states, each leaf with a leading axis; each client has its own key."""
+        """The states of many new clients: leaves get a leading axis, each client its own key."""
         check_counts(clients=clients)
         one = self.init(image_shape, key)
         keys = None if key is None else jax.random.split(key, clients)
         return State(_repeat(one.memory, clients), keys)
 
     def query(self, state: State, image: jax.Array) -> tuple[State, Answer]:
-        """One client's next image: `lax.scan(system.query, state, stream)` is a stream.
+        """Answers one client's next image; `lax.scan(system.query, state, stream)` runs a stream.
 
-        The network that does not answer does not run (unless the memory consults it). Under
-        `vmap` both would: use `query_clients`.
+        Only the network that answers runs, unless the memory consults the other one. Under `vmap`
+        both would run: use `query_clients` instead.
 
         Args:
-          state: the client's.
+          state: the client's state.
           image: (H, W, C) float32 in [0, 1].
 
         Raises:
-          ValueError: an image of another shape, type or range.
+          ValueError: an image of the wrong shape, type or range.
         """
         check_images(image, rank=3, bounds=self.bounds)
         return _query(pinned(self), state, image)
 
     def query_clients(self, states: State, images: Images) -> tuple[State, Answer]:
-        """Many clients, one image each: memories are mapped over, each network runs once, on the
-        whole batch, and answers are selected. A network that answers nobody does not run.
+        """Answers many clients, one image each.
+
+        Memories are mapped over. Each network runs once on the whole batch, and not at all if it
+        answers no image and the memory does not consult it.
 
         Args:
-          states: of `init_clients`.
+          states: from `init_clients`.
           images: (B, H, W, C) float32 in [0, 1], the next image of each client.
 
         Raises:
-          ValueError: images of another shape, type or range.
+          ValueError: images of the wrong shape, type or range.
         """
         check_images(images, rank=4, bounds=self.bounds)
         if not images.shape[0]:
@@ -135,15 +138,15 @@ class System:
         return _query_clients(pinned(self), states, images)
 
     def query_stream(self, state: State, images: Images) -> tuple[State, Answer]:
-        """One client's next images, in order: as `lax.scan(system.query, state, images)`, but only
-        the memory is scanned, and each network runs once, on the whole stream.
+        """Answers one client's next images, in order: as `lax.scan(system.query, state, images)`,
+        but only the memory is scanned, and each network runs once on the whole stream.
 
         Args:
-          state: the client's.
+          state: the client's state.
           images: (B, H, W, C) float32 in [0, 1].
 
         Raises:
-          ValueError: images of another shape, type or range.
+          ValueError: images of the wrong shape, type or range.
         """
         check_images(images, rank=4, bounds=self.bounds)
         if not images.shape[0]:
@@ -151,15 +154,15 @@ class System:
         return _query_stream(pinned(self), state, images)
 
     def query_streams(self, states: State, images: jax.Array) -> tuple[State, Answer]:
-        """Many clients, each with as many images, in order: `query_stream` for each of them, and
-        each network once, on all images.
+        """Answers many clients, N images each, in order: `query_stream` for each client, but each
+        network runs once on all images.
 
         Args:
-          states: of `init_clients`, (B, ...).
-          images: (B, N, H, W, C) float32 in [0, 1], N of each client.
+          states: from `init_clients`, (B, ...).
+          images: (B, N, H, W, C) float32 in [0, 1], N images of each client.
 
         Raises:
-          ValueError: images of another shape, type or range.
+          ValueError: images of the wrong shape, type or range.
         """
         check_images(images, rank=5, bounds=self.bounds)
         if 0 in images.shape[:2]:
@@ -167,7 +170,7 @@ class System:
         return _query_streams(pinned(self), states, images)
 
     def _answers_to_none(self, images: jax.Array) -> Answer:
-        """Without asking a network, many of which can't be called on nothing."""
+        """Empty answers for an empty batch. No network runs: many can't run on an empty batch."""
         one = jax.ShapeDtypeStruct((1, *images.shape[-3:]), jnp.float32)
         classes = jax.eval_shape(partial(ask, self.classifier), one).shape[-1]
         nobody = images.shape[:-3]
@@ -178,7 +181,7 @@ class System:
         )
 
     def look(self, images: Images) -> Seen:
-        """What can be known of images (B, H, W, C) before anybody's memory is asked."""
+        """The information about images (B, H, W, C) that does not depend on a client's memory."""
         images, hostile = _screened(images, *self.bounds)
         networks = (self.classifier, self.decoy)[: self.automaton.consults]
         logits = tuple(ask(network, images) for network in networks)
@@ -190,7 +193,8 @@ class System:
     def decide(
         self, state: State, evidence: tuple[Any, jax.Array]
     ) -> tuple[State, tuple[jax.Array, Any]]:
-        """One client's memory, and a key to draw a label with: (state, (deceived, key))."""
+        """Updates one client's memory: (state, (deceived, key)). The key is for drawing a random
+        label; None if the decoy answers."""
         seen, hostile = evidence
         if getattr(self.automaton, "keeps_out", False):
             memory, deceived = self.automaton.update(state.memory, seen, hostile)  # type: ignore[call-arg]
@@ -206,7 +210,8 @@ class System:
     def respond(
         self, images: Images, heard: tuple[jax.Array, ...], deceived: jax.Array, draws: Any
     ) -> Answer:
-        """The answers (B,), given what the memories decided; `heard` are logits known already."""
+        """The answers (B,), given the memories' decisions; `heard` are the logits of the networks
+        that ran already."""
         random = self.response == "random"
         decoy = Partial(_silence, self.classifier) if random else self.decoy
         known = [Partial(_recall, logits) for logits in heard[: 1 if random else 2]]
@@ -226,18 +231,19 @@ def package(
     decoy: Classifier | None = None,
     response: Response = "decoy",
 ) -> System:
-    """Joins a memory, one's own perhaps, to a classifier and to whoever answers in its place.
+    """Joins a memory, which may be your own, to a classifier and a decoy.
 
     Args:
       automaton: an `Automaton`.
       classifier: images (B, H, W, C) -> logits (B, K).
-      decoy: likewise; may be None where it is neither consulted nor answers.
-      response: what the deceived get. "decoy" is the decoy's answer, and gradient. "random" is a
-        label drawn uniformly from all classes, the true one included, without logits and without
-        gradient: both are zeros (SPT, section III-B, "Judging the attack process").
+      decoy: the same kind of function. May be None if the memory does not consult it and
+        `response="random"`.
+      response: the answer when the memory detects an attack. "decoy" gives the decoy's answer and
+        gradient. "random" gives a label drawn uniformly from all classes, the true one included;
+        logits and gradient are zeros (SPT, section III-B, "Judging the attack process").
 
     Raises:
-      ValueError: another response, a decoy that is missing.
+      ValueError: an unknown response; a missing decoy.
     """
     check_choice(response=(response, ("decoy", "random")))
     if decoy is None and (response == "decoy" or automaton.consults == 2):
@@ -248,10 +254,10 @@ def package(
 
 
 def ask(network: Classifier, images: Images) -> jax.Array:
-    """The logits (B, K) of a network, in float32 whatever it computes in.
+    """The logits (B, K) of a network, cast to float32.
 
     Raises:
-      ValueError: an answer of another kind; a network that changes itself.
+      ValueError: a network that does not return logits (B, K), or changes its own variables.
     """
     with impure_in_words():
         logits = network(images)
@@ -268,8 +274,8 @@ def _nobody(images):
     raise ValueError("this system has no decoy")
 
 
-# Inlined where they are traced: as a call, networks would take their weights as arguments there,
-# and XLA does a fifth more for one image.
+# Inlined into the caller's trace. As a call, weights would become arguments, and XLA would need a
+# fifth more time for one image.
 _compiled = partial(jax.jit, inline=True)
 
 
@@ -312,11 +318,11 @@ def _query_streams(system, states, images):
 
 
 def _answers(classifier, decoy, deceived, images):
-    """The logits (B, K) float32 of whoever answers each image; a network that answers nobody does
-    not run.
+    """The logits (B, K) float32 of the network that answers each image. A network that answers no
+    image does not run.
 
-    Where they are differentiated both run in any case: on a CPU the gradient of a convolution in
-    a branch of `lax.cond` takes nine times as long as outside of one.
+    Under differentiation both networks run. On a CPU the gradient of a convolution takes nine times
+    as long inside a branch of `lax.cond` as outside.
     """
     shapes = [jax.eval_shape(partial(ask, net), images).shape for net in (classifier, decoy)]
     if shapes[0] != shapes[1]:
@@ -351,8 +357,7 @@ def _selected_jvp(first, second, primals, tangents):
     d_first, d_second, _, d_images = tangents
 
     def slope(network, weights, d_weights, answers):
-        # Selected at both ends: an infinite slope of a network that does not answer, times nothing
-        # at all, would else be NaN.
+        # Mask both ends: 0 times an infinite slope of a network that does not answer is NaN.
         d_chosen = jnp.where(answers[:, None, None, None], d_images, 0.0)
         logits, d_logits = jax.jvp(
             lambda w, x: network(w[0], x, *w[1:]), (weights, images), (d_weights, d_chosen)
@@ -365,24 +370,24 @@ def _selected_jvp(first, second, primals, tangents):
 
 
 def _recall(logits, images):
-    """A network that was asked before."""
+    """A network whose logits are known already."""
     return logits
 
 
 def _silence(classifier, images):
-    """A decoy that says nothing."""
+    """A decoy whose logits are zeros, for random responses."""
     return jnp.zeros(jax.eval_shape(partial(ask, classifier), images).shape, jnp.float32)
 
 
 def _screened(images: Images, low: float, high: float) -> tuple[Images, jax.Array]:
-    """(the images, hostile ones made to fit the bounds; (B,) bool: hostile)."""
-    hostile = ~jnp.all((images >= low) & (images <= high), axis=(1, 2, 3))  # of NaN too
+    """(images, with hostile ones clipped to the bounds; (B,) bool: hostile)."""
+    hostile = ~jnp.all((images >= low) & (images <= high), axis=(1, 2, 3))  # True for NaN too
     fitting = jnp.clip(jnp.nan_to_num(images, nan=low), low, high)
     return jnp.where(hostile[:, None, None, None], fitting, images), hostile
 
 
 def _finite(evidence: Any, count: int) -> jax.Array:
-    """(B,) bool: whether all numbers of an automaton's evidence are finite, image by image."""
+    """(B,) bool: whether all of an image's evidence is finite."""
     finite = jnp.ones(count, bool)
     for leaf in jax.tree.leaves(evidence):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -395,5 +400,5 @@ def _drop_axis(tree):
 
 
 def _repeat(tree, times):
-    # In one piece: a table of many clients may fill most of the memory.
+    # Broadcasting allocates only the result: a table of many clients may fill most of the memory.
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times, *leaf.shape)), tree)

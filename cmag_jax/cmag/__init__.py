@@ -1,16 +1,16 @@
 """CMAG, the cascade model-aware generative detector of Han, Li and Xia (2020).
 
-Two first-order reconstructors look at what the victim made of an image x: FMR at its last feature
-maps, LR at its class probabilities. A second-order one, GR, rebuilds x from their Hadamard
-product. An adversarial image makes the victim see something else than is there, so it is rebuilt
-badly; the score is how badly.
+Two first-order reconstructors rebuild an image x from the victim's outputs: FMR from its last
+feature maps, LR from its class probabilities. A second-order reconstructor, GR, rebuilds x from the
+Hadamard product of the two. The victim's outputs on an adversarial image do not fit the image, so
+the reconstruction is bad. The score is the reconstruction error.
 
     params, info = cmag.fit(key, victim, clean_images)
     thresholds = cmag.calibrate(cmag.score(victim, params, held_out_images), fpr=0.01)
     flags = cmag.detect(cmag.score(victim, params, images), thresholds)
 
-`CMAGConfig()` is the paper's detector. `CMAG_PLUS` is ours, another configuration of the same
-cascade: `cmag_jax.cmag.config` has the two side by side. It wants the held-out images in `fit` too.
+`CMAGConfig()` is the paper's detector. `CMAG_PLUS` is our configuration of the same cascade. Its
+`fit` also needs held-out images. `cmag_jax.cmag.config` compares the two.
 """
 
 from cmag_jax.cmag.config import CMAG_PLUS, CMAGConfig

@@ -1,5 +1,5 @@
-"""The cascade of CMAG as one pure function: an image, what the victim made of it, what FMR, LR and
-GR made of that (section 3, figure 1)."""
+"""The cascade of CMAG as pure functions: from an image to the victim's outputs, to the
+reconstructions by FMR, LR and GR, to the scores (section 3, figure 1)."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ from cmag_jax.victim import Images, Victim, ready
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CMAGParams:
-    """A fitted CMAG: a pytree of weights that knows its configuration."""
+    """A fitted CMAG: a pytree of weights, with its configuration."""
 
     fmr: Any  # Flax variables
     lr: Any
     gr: Any
-    usual: Usual | None  # of the score "drift", where the configuration has it
-    tails: Tails | None  # of all scores, where it decides by their rarity
+    usual: Usual | None  # baseline of the score "drift"; None if the configuration lacks "drift"
+    tails: Tails | None  # null distribution of all scores; None unless decision is "rarity"
     config: CMAGConfig = dataclasses.field(metadata={"static": True})
     image_shape: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
 
@@ -32,8 +32,8 @@ class CMAGParams:
 class Reconstructions(NamedTuple):
     fmr: jax.Array  # (B, H, W, C) in [0, 1]
     lr: jax.Array  # (B, H, W, C) in [0, 1]
-    h: jax.Array  # (B, H, W, C): the two combined; in [0, 1], in [-1, 1] where "signed"
-    gr: jax.Array  # (B, H, W, C) in [0, 1]: x', what the detector compares x with
+    h: jax.Array  # (B, H, W, C): fmr and lr combined; in [0, 1], or in [-1, 1] if "signed"
+    gr: jax.Array  # (B, H, W, C) in [0, 1]: x', the reconstruction that is compared with x
 
 
 class Modules(NamedTuple):
@@ -43,8 +43,8 @@ class Modules(NamedTuple):
 
 
 def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> CMAGParams:
-    """Untrained params for images like these (B, H, W, C), as `fit` starts from. Under
-    `jax.eval_shape`: the shapes of a fitted CMAG, which restoring a checkpoint asks for."""
+    """The untrained params that `fit` starts from, for images of this shape (B, H, W, C). Under
+    `jax.eval_shape` it gives the shapes of a fitted CMAG, for restoring a checkpoint."""
     _, height, width, channels = images.shape
     shape = (height, width, channels)
     reconstructors.check_image_shape(shape)
@@ -66,7 +66,7 @@ def init(key: jax.Array, victim: Victim, images: Images, config: CMAGConfig) -> 
 
 
 def modules(params: CMAGParams) -> Modules:
-    """The networks that the weights belong to."""
+    """The networks of the three sets of weights."""
     config, shape = params.config, params.image_shape
     return Modules(
         reconstructors.FeatureMapReconstructor(shape, config.fmr_width),
@@ -78,22 +78,22 @@ def modules(params: CMAGParams) -> Modules:
 
 
 def apply(module: nn.Module, variables: Any, x: jax.Array) -> jax.Array:
-    """What a module makes of x."""
+    """The output of a module for x."""
     image: Any = module.apply(variables, x)
     return image
 
 
 def distil(logits: jax.Array, config: CMAGConfig) -> jax.Array:
-    """softmax(z / T), eq. 5: at T = 1/1000 all but one-hot."""
+    """softmax(z / T), eq. 5. Almost one-hot at T = 1/1000."""
     return jax.nn.softmax(logits / config.temperature, axis=-1)
 
 
 def combine(from_features: jax.Array, from_logits: jax.Array, config: CMAGConfig) -> jax.Array:
-    """h, of what FMR and LR made (B, H, W, C): algorithm 1, line 3."""
+    """h, from the images (B, H, W, C) of FMR and LR: algorithm 1, line 3."""
     if config.combination == "average":
         return 0.5 * from_features + 0.5 * from_logits
     if config.combination == "signed":
-        # In [0, 1] a dark pixel of either erases what the other has to say.
+        # In [0, 1] a dark pixel of one image erases the other image there.
         return (2 * from_features - 1) * (2 * from_logits - 1)
     return from_features * from_logits
 
@@ -101,7 +101,7 @@ def combine(from_features: jax.Array, from_logits: jax.Array, config: CMAGConfig
 def rebuild(
     params: CMAGParams, feature_maps: jax.Array, logits: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What FMR, LR, their combination and GR make of feature maps and logits."""
+    """The images of FMR and LR, their combination h, and the image of GR."""
     networks = modules(params)
     from_features = apply(networks.fmr, params.fmr, feature_maps)
     from_logits = apply(networks.lr, params.lr, distil(logits, params.config))
@@ -110,8 +110,8 @@ def rebuild(
 
 
 def look(victim: Victim, params: CMAGParams, images: jax.Array) -> Evidence:
-    """All that the configuration's scores are made of; the victim is asked again, about FMR's
-    image and x moved by a pixel, only where a score wants to know."""
+    """All inputs of the configuration's scores. The victim also runs on FMR's image and on x moved
+    by a pixel if a score needs it (ASK_AGAIN)."""
     feature_maps, logits = victim(images)
     from_features, *_, from_h = rebuild(params, feature_maps, logits)
     seen = Evidence(images, logits, from_features, from_h, logits, logits)
@@ -123,7 +123,8 @@ def look(victim: Victim, params: CMAGParams, images: jax.Array) -> Evidence:
 
 
 def judge(params: CMAGParams, seen: Evidence) -> dict[str, jax.Array]:
-    """What the configuration decides by: its scores, or how rare they are together; each (B,)."""
+    """The scores that have thresholds, each (B,): the configuration's scores, or their combined
+    p-value as "rarity"."""
     scores = judge_apart(params, seen)
     return scores if params.tails is None else {"rarity": rarity(scores, params.tails)}
 
@@ -135,7 +136,7 @@ def judge_apart(params: CMAGParams, seen: Evidence) -> dict[str, jax.Array]:
         if name == "ssim":
             found[name] = SCORES[name](seen, params.config.ssim)
         elif name == "drift":
-            assert params.usual is not None  # `init` saw to it
+            assert params.usual is not None  # `init` sets it
             found[name] = surprise(SCORES[name](seen), params.usual, seen)
         else:
             found[name] = SCORES[name](seen)
@@ -143,7 +144,7 @@ def judge_apart(params: CMAGParams, seen: Evidence) -> dict[str, jax.Array]:
 
 
 def _no_usual(classes: int) -> Usual:
-    """Under which a score is its own surprise."""
+    """The baseline before fitting: `surprise` returns the score unchanged."""
     image, logits = (jnp.zeros(shape, jnp.float32) for shape in ((1, 4, 4, 1), (1, classes)))
     features = context(Evidence(image, logits, image, image, logits, logits)).shape[-1]
     return Usual(jnp.zeros(features, jnp.float32), jnp.zeros(features, jnp.float32))

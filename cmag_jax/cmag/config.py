@@ -1,15 +1,16 @@
-"""What CMAG is told: the paper's choices as defaults, and CMAG+, ours, as another column.
+"""The options of CMAG. The defaults are the paper's; CMAG+ is our configuration.
 
 |                          | CMAG, the paper            | CMAG+                                    |
 |--------------------------|----------------------------|------------------------------------------|
-| FMR sees the features of | clean images               | clean and noisy ones; it rebuilds clean  |
-| h, of FMR and LR         | FMR * LR                   | (2 FMR - 1) * (2 LR - 1)                 |
-| GR                       | a dense network            | a gated one: what it adds to h, how much |
+| FMR's training inputs    | features of clean images   | features of clean and noisy images; its  |
+|                          |                            | targets are clean                        |
+| h, from FMR and LR       | FMR * LR                   | (2 FMR - 1) * (2 LR - 1)                 |
+| GR                       | a dense network            | a gated network: sigmoid(a + 4 g h)      |
 | GR learns                | x from its class           | ... and 1 - x from any other class       |
-| an image is scored by    | GR's error: SSIM, l2       | FMR's errors, GR's l2, what the victim   |
-|                          |                            | says when it is shown something near     |
-| an image is flagged      | when any score is too high | for how rare its scores are, together    |
-| step size                | constant                   | falls along a cosine                     |
+| scores                   | GR's error: SSIM, l2       | FMR's errors, GR's l2, the victim's      |
+|                          |                            | logits on x and on images near x         |
+| an image is flagged if   | any score is too high      | its combined p-value is too low          |
+| learning rate            | constant                   | falls along a cosine                     |
 """
 
 import dataclasses
@@ -30,38 +31,38 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class CMAGConfig:
-    """Everything that determines a fitted CMAG beside the victim, the images and the key."""
+    """All options of CMAG. With the victim, the images and the key they determine the fit."""
 
     mu_fmr: float = 0.5  # weight of the l2 term, eq. 12; section 4.1
     mu_lr: float = 0.5  # eq. 13
     mu_gr: float = 0.5  # eq. 14
     temperature: float = 1 / 1000  # T of eq. 5 before LR, section 3.2
-    # h, of FMR and LR: their product in [0, 1], figure 4's average, or the product in [-1, 1].
+    # h, from FMR and LR: their product in [0, 1], figure 4's average, or the product in [-1, 1].
     combination: Literal["hadamard", "average", "signed"] = "hadamard"
-    ssim: Literal["global", "windowed"] = "global"  # eq. 6-10 are the global one
-    fmr_noise: float = 0.0  # half of FMR's images get noise of an sd drawn from 0 to this
+    ssim: Literal["global", "windowed"] = "global"  # eq. 6-10 define the global SSIM
+    fmr_noise: float = 0.0  # half of FMR's images get noise; its sd is drawn from 0 to this
     gr: Literal["dense", "gated"] = "dense"
-    contrast: float = 0.0  # weight of GR's loss of rebuilding 1 - x from a class that x is not of
+    contrast: float = 0.0  # weight of GR's loss for rebuilding 1 - x from a wrong class
     scores: tuple[str, ...] = (
         "ssim",
         "l2",
-    )  # of `cmag_jax.cmag.scores.SCORES`; section 3.4 has these
-    # Each score has its threshold, and any may flag an image (section 3.4); or they are made one,
-    # `cmag_jax.cmag.combined_p_value`.
+    )  # names in `cmag_jax.cmag.scores.SCORES`; the defaults are those of section 3.4
+    # "any": each score has a threshold, and any score may flag an image (section 3.4).
+    # "rarity": one threshold on the combined p-value (`cmag_jax.cmag.combined_p_value`).
     decision: Literal["any", "rarity"] = "any"
     learning_rate: float = 1e-3  # Adam, section 4.1
-    final_rate: float = 1.0  # the share of it that is left in the end, along a cosine
+    final_rate: float = 1.0  # share of the learning rate at the end of a cosine decay
     batch_size: int = 2000  # section 4.1
-    fmr_epochs: int = 100  # the paper gives no epochs
+    fmr_epochs: int = 100  # the paper does not state the epochs
     lr_epochs: int = 20
     gr_epochs: int = 100
-    fmr_width: int = 128  # channels; the paper gives no widths
+    fmr_width: int = 128  # channels; the paper does not state the widths
     lr_width: int = 128
     gr_width: int = 512
 
     def __post_init__(self):
         check_sequence(self, "scores")
-        object.__setattr__(self, "scores", tuple(self.scores))  # of JSON it comes as a list
+        object.__setattr__(self, "scores", tuple(self.scores))  # JSON gives a list
         for name in ("mu_fmr", "mu_lr", "mu_gr"):
             if not 0 <= check_number(self, name) <= 1:
                 raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")

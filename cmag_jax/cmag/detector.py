@@ -36,13 +36,13 @@ from cmag_jax.victim import Images as Images
 from cmag_jax.victim import Victim as Victim
 from cmag_jax.victim import ready
 
-MODULES = ("fmr", "lr", "gr", "usual", "tails")  # in the order in which they are fitted
-FROM_HELD_OUT = ("tails",)  # those of them that are fitted to held-out images
+MODULES = ("fmr", "lr", "gr", "usual", "tails")  # in the order of fitting
+FROM_HELD_OUT = ("tails",)  # the modules that are fitted to held-out images
 PAPER_RULE_ON: CleanImages = "training"  # algorithm 2
 CLASSIFIES_REBUILT = False
 SLOW = False
-LEAST_HELD_OUT = 20  # below which nothing is rarer than one in twenty; some thousand are better
-LOOK_BATCH = 1000  # training images that are looked at at a time: no result depends on it
+LEAST_HELD_OUT = 20  # fewer can't resolve a share of 1/20; some thousand are better
+LOOK_BATCH = 1000  # training images in one batch; no result depends on it
 
 
 class FitInfo(NamedTuple):
@@ -60,28 +60,28 @@ def fit(
     held_out: Images | None = None,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[CMAGParams, FitInfo]:
-    """Trains FMR and LR, then GR on what they make (algorithm 1), on legitimate images only.
+    """Trains FMR and LR, then GR on their outputs (algorithm 1), on clean images only.
 
     Args:
       key: a typed key.
-      victim: a pure function from images to feature maps and logits. Bind its weights with
-        `jax.tree_util.Partial(apply, weights)` and they are traced, not compiled in.
+      victim: a pure function from images to feature maps and logits. If its weights are bound with
+        `jax.tree_util.Partial(apply, weights)`, they are traced, not compiled in.
       images: (N, H, W, C) float32 in [0, 1], H and W divisible by 4.
-      config: the paper's by default; `CMAG_PLUS` for ours.
-      held_out: legitimate images, some thousand, that neither the victim nor CMAG learnt from: a
-        configuration that decides by rarity asks how high its scores go on them. Those that the
-        threshold is calibrated on will do.
-      on_epoch: called with the module's name ("fmr", "lr", "gr"), the epochs made and to make,
-        and the mean loss.
+      config: the paper's by default; `CMAG_PLUS` for CMAG+.
+      held_out: some thousand clean images that neither the victim nor CMAG was trained on. The
+        decision "rarity" takes the null distribution of its scores from them. They may be the
+        images on which the threshold is calibrated.
+      on_epoch: called with the module's name ("fmr", "lr", "gr"), the number of finished epochs,
+        the number of all epochs, and the mean loss.
 
     Raises:
-      ValueError: images of the wrong shape, type or range; feature maps that do not enlarge
-        evenly to the images' size; no images; less than LEAST_HELD_OUT held out for a
-        configuration that decides by rarity; a victim that gives no (feature maps, logits), or with
-        which losses or scores are not finite.
+      ValueError: images of the wrong shape, type or range; feature maps whose size does not divide
+        the images' size evenly; no images; fewer than LEAST_HELD_OUT held-out images for the
+        decision "rarity"; a victim that does not return (feature maps, logits); losses or scores
+        that are not finite.
     """
     check_images(images, at_least=1)
-    victim, images = ready(victim), jnp.asarray(images)  # moved to the device once
+    victim, images = ready(victim), jnp.asarray(images)  # move to the device only once
     losses: Losses = {}
     params = init(key, victim, images, config or CMAGConfig())
     if params.tails is not None:
@@ -104,17 +104,18 @@ def fit_module(
     *,
     on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
 ) -> tuple[CMAGParams, Losses]:
-    """One module's part of `fit`, for a program that keeps each as it is finished: `fit` is
-    `init` and then this for each of MODULES, in that order, with the same key; for those
-    FROM_HELD_OUT with the held-out images.
+    """One module's part of `fit`, for programs that save each module once it is fitted.
+
+    `fit` calls `init`, then this function for each of MODULES in order, with the same key. The
+    modules in FROM_HELD_OUT get the held-out images.
 
     Returns:
-      The params with that module fitted, and {name: its mean loss of each epoch}. "usual", what
-      the score "drift" is on legitimate images, and "tails", how high all scores go on held-out
-      ones, are solved for, without epochs or losses.
+      The params with that module fitted, and {name: its mean loss of each epoch}. "usual" (the
+      baseline of the score "drift" on clean images) and "tails" (the null distribution of all
+      scores on held-out images) have a direct solution, without epochs or losses.
 
     Raises:
-      ValueError: another name; images that `fit` would not take.
+      ValueError: an unknown name; images that `fit` would refuse.
     """
     if name not in MODULES:
         raise ValueError(f"expected a module among {MODULES}, got {name!r}")
@@ -125,7 +126,7 @@ def fit_module(
         solve = _fit_usual if name == "usual" else _fit_tails
         return solve(victim, params, images), {}
     config, epochs = params.config, getattr(params.config, f"{name}_epochs")
-    # What a module sees stays the same all through its training: it is made once.
+    # A module's inputs do not change during its training, so they are computed once.
     data = (images, _each(_seen_by(name), victim, params, images))
     weights, losses = train(
         jax.random.fold_in(key, 1 + MODULES.index(name)),  # 0 is init's
@@ -143,12 +144,12 @@ def fit_module(
 
 
 def rebuild(victim: Victim, params: CMAGParams, images: Images) -> jax.Array:
-    """x', what GR makes of images: `reconstruct`'s `gr`. Jitted."""
+    """x', the images by GR: the field `gr` of `reconstruct`. Jitted."""
     return reconstruct(victim, params, images).gr
 
 
 def reconstruct(victim: Victim, params: CMAGParams, images: Images) -> Reconstructions:
-    """What each module makes of images (B, H, W, C) float32 in [0, 1] (figures 3-6). Jitted.
+    """The outputs of all modules for images (B, H, W, C) float32 in [0, 1] (figures 3-6). Jitted.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
@@ -158,12 +159,12 @@ def reconstruct(victim: Victim, params: CMAGParams, images: Images) -> Reconstru
 
 
 def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
-    """How adversarial images (B, H, W, C) float32 in [0, 1] look, higher is more so. Jitted.
+    """The scores of images (B, H, W, C) float32 in [0, 1]. Higher is more adversarial. Jitted.
 
     Returns:
-      The configuration's scores, each (B,). The paper's (section 3.4): "ssim", 1 - SSIM(x, x')
-      of eq. 10, in [0, 2], and "l2", ||x - x'||_2 of eq. 3. CMAG+'s: "rarity", at least 0, how
-      rare `scores_apart` are among legitimate images.
+      Scores, each (B,). The paper's (section 3.4) are "ssim", 1 - SSIM(x, x') of eq. 10, in
+      [0, 2], and "l2", ||x - x'||_2 of eq. 3. CMAG+'s is "rarity", minus the logarithm of the
+      combined p-value of `scores_apart`, at least 0.
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
@@ -176,18 +177,19 @@ differentiable_score = score  # all of it has a gradient
 
 
 def paper_thresholds(params: CMAGParams, clean_scores: Scores) -> Thresholds:
-    """Algorithm 2: the largest score of each kind, given the scores of the training images."""
+    """Algorithm 2: the largest score of each kind over the training images."""
     return calibrate(clean_scores, rule="worst-training-example")
 
 
 def surrogate(params: CMAGParams, *, search_steps: int, restarts: int) -> CMAGParams:
-    """The params: a score is cheap enough for an adaptive attack."""
+    """The params unchanged: a score is cheap enough for an adaptive attack."""
     return params
 
 
 def scores_apart(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.Array]:
-    """What `score` is made of: the configuration's scores of images
-    (B, H, W, C) float32 in [0, 1], each (B,). Jitted.
+    """The configuration's scores, each (B,), before `score` combines them. Jitted.
+
+    Images are (B, H, W, C) float32 in [0, 1].
 
     Raises:
       ValueError: images of another shape than those of `fit`, or of the wrong type or range.
@@ -197,11 +199,11 @@ def scores_apart(victim: Victim, params: CMAGParams, images: Images) -> dict[str
 
 
 def reconstruction_loss(x: jax.Array, rebuilt: jax.Array, *, mu: float, ssim: str) -> jax.Array:
-    """mu MSE + (1 - mu) (1 - SSIM), one value an image (B,): eq. 12-14.
+    """mu MSE + (1 - mu) (1 - SSIM), one value per image (B,): eq. 12-14.
 
-    As printed these add SSIM itself, which training would minimise; 1 - SSIM is what is meant.
-    The squared l2 norm is taken as its mean over the pixels, the two terms being otherwise some
-    hundredfold apart.
+    The printed equations add SSIM itself, which training would minimise; they must mean 1 - SSIM.
+    The squared l2 norm is replaced by its mean over the pixels. Otherwise the two terms would
+    differ about a hundredfold.
     """
     mean_squared = jnp.mean((x - rebuilt) ** 2, axis=(1, 2, 3))
     return mu * mean_squared + (1 - mu) * (1 - SSIM[ssim](x, rebuilt))
@@ -211,8 +213,8 @@ def _fmr_loss(weights, context, batch, key):
     (victim, params), (x, feature_maps) = context, batch
     config = params.config
     if config.fmr_noise:
-        # Half of the images are seen through noise, and still to be rebuilt without: FMR learns
-        # to give back the image that such features belong to, not what was added to it.
+        # Half of the inputs have noise, but their targets are clean. So FMR learns to leave out
+        # what was added to an image.
         noisy = (len(x) + 1) // 2
         sd_key, noise_key = jax.random.split(key)
         sd = jax.random.uniform(sd_key, (noisy, 1, 1, 1), jnp.float32, maxval=config.fmr_noise)
@@ -243,7 +245,7 @@ def _gr_loss(weights, context, batch, key):
 
     errors = error(x, distil(logits, config))
     if config.contrast:
-        # A legitimate image whose class is told wrongly stands in for one whose victim is fooled.
+        # A clean image with a wrong class stands in for an adversarial example.
         wrong = jax.nn.one_hot(_another_class(key, logits), logits.shape[-1], dtype=jnp.float32)
         errors += config.contrast * error(1 - x, wrong)
     return jnp.mean(errors)
@@ -253,8 +255,8 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {"fmr": _fmr_loss, "lr": _lr_loss,
 
 
 def _another_class(key: jax.Array, logits: jax.Array) -> jax.Array:
-    """(B,) a class that isn't the predicted one: half of the time the runner-up, whom an attack
-    would choose, half of the time any."""
+    """(B,) a class other than the predicted one: with probability 1/2 the runner-up, which an
+    attack would choose, otherwise a random one."""
     classes = logits.shape[-1]
     best, runner_up = jax.lax.top_k(logits, 2)[1].T
     step_key, coin_key = jax.random.split(key)
@@ -263,7 +265,7 @@ def _another_class(key: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def _seen_by(name: str) -> Callable:
-    """A function (victim, params, images) of what a module's training looks at."""
+    """The function (victim, params, images) that gives the inputs of a module's training."""
     return {"fmr": _feature_maps, "lr": _logits, "gr": _fmr_and_logits}[name]
 
 
@@ -306,7 +308,7 @@ def _judged_apart(victim, params, images):
 
 
 def _each(function: Callable, victim, params: CMAGParams, images: jax.Array) -> Any:
-    """The function of all images, a batch at a time."""
+    """The function's outputs for all images, computed in batches of LOOK_BATCH."""
     jitted = jax.jit(function)
     parts = [
         jitted(victim, params, images[start : start + LOOK_BATCH])
@@ -316,7 +318,7 @@ def _each(function: Callable, victim, params: CMAGParams, images: jax.Array) -> 
 
 
 def _asked(function: Callable, victim: Victim, params: CMAGParams, images: Images) -> Any:
-    """The jitted function of images, also of none."""
+    """The jitted function's outputs for images; also for an empty batch."""
     victim = ready(victim)
     if not images.shape[0]:
         return of_none(lambda x: function(victim, params, x), images)

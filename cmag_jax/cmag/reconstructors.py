@@ -1,7 +1,7 @@
 """The three reconstructors of CMAG (section 3), as Flax modules.
 
-The paper says no more of their layers than "simple autoencoder" (section 6); these are ours.
-All of them end in a sigmoid: reconstructions are images in [0, 1].
+The paper only calls them "simple autoencoder" (section 6); the layers are our choice. Each ends in
+a sigmoid, so reconstructions are images in [0, 1].
 """
 
 import math
@@ -26,8 +26,8 @@ def check_image_shape(shape: ImageShape) -> None:
 class FeatureMapReconstructor(nn.Module):
     """FMR (section 3.1): the last feature maps (B, h, w, c) to an image (B, H, W, C).
 
-    Convolutions at the feature maps' own resolution, then depth-to-space: on a CPU several times
-    faster than transposed convolutions, and free of their checkerboards.
+    It convolves at the resolution of the feature maps, then applies depth-to-space. On a CPU this
+    is several times faster than transposed convolutions, and it makes no checkerboard patterns.
     """
 
     image_shape: ImageShape
@@ -66,9 +66,11 @@ class GlobalReconstructor(nn.Module):
 
 
 class GatedReconstructor(nn.Module):
-    """GR of CMAG+: h (B, H, W, C) in [-1, 1] to an image (B, H, W, C): sigmoid(a + 4 g h), a and
-    g networks' outputs. Where FMR and LR agree, h is positive; whether that makes a pixel bright,
-    g decides, and a what the pixel is without them."""
+    """GR of CMAG+: h (B, H, W, C) in [-1, 1] to an image sigmoid(a + 4 g h) (B, H, W, C).
+
+    A network computes a and g from h. h is positive where FMR and LR agree. The gate g decides
+    whether agreement makes a pixel bright; a is the pixel's value without h.
+    """
 
     width: int
 
@@ -83,7 +85,7 @@ class GatedReconstructor(nn.Module):
 
 
 def _dense_image(x: jax.Array, width: int, image_shape) -> jax.Array:
-    """Two hidden layers and an image; called inside a module's `__call__`."""
+    """Two hidden layers, then an image. Called inside a module's `__call__`."""
     x = nn.relu(nn.Dense(width)(x))
     x = nn.relu(nn.Dense(width)(x))
     pixels = nn.Dense(math.prod(image_shape))(x)
@@ -91,7 +93,8 @@ def _dense_image(x: jax.Array, width: int, image_shape) -> jax.Array:
 
 
 def check_feature_maps(feature_maps: Any, image_shape: ImageShape) -> None:
-    """Raises ValueError unless feature maps (B, h, w, c) enlarge evenly to images (B, H, W, C)."""
+    """Raises ValueError unless H / h = W / w is a whole number, for feature maps (B, h, w, c) and
+    images (B, H, W, C)."""
     shape: tuple[int, ...] = getattr(feature_maps, "shape", ())
     fits = len(shape) == 4 and min(shape) > 0
     if fits:

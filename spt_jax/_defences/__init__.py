@@ -1,1 +1,1 @@
-"""Every defence, one a file."""
+"""The stateful defences, one per file, with their packaged constructors."""

@@ -1,4 +1,5 @@
-"""Agreement flags: two networks that give one label, now and a query ago."""
+"""SPT's agreement flags: whether two networks give the same label, at this query and at the one
+before."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from spt_jax._system import Classifier, Response, System, package
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Agreement:
-    """SPT, section IV-E. The memory is the last flag, f_{n-1}, and it belongs to the stream: it
-    may be another image's. f_{-1} = 1."""
+    """SPT, section IV-E. The memory is the last flag of the stream, f_{n-1}, which may come from
+    another image. f_{-1} = 1."""
 
     rule: Literal["and", "or"] = field(metadata={"static": True})
 
@@ -39,11 +40,12 @@ def agreement(
     rule: Literal["and", "or"] = "and",
     response: Response = "decoy",
 ) -> System:
-    """SPT's agreement flags (section IV-E): f_n says whether both networks give one label, and
-    `net` answers where f_n and f_{n-1} (or: f_n or f_{n-1}) say so, else `net2`.
+    """SPT's agreement flags (section IV-E). The flag f_n says whether both networks give the same
+    label. `net` answers if "f_n and f_{n-1}" holds ("f_n or f_{n-1}" for the rule "or"), else
+    `net2`.
 
-    Both networks run at every query. Sensible only for a net2 trained on the same labels, to
-    which attacks on net transfer badly.
+    Both networks run at every query. Use a net2 that is trained on the same labels and to which
+    attacks on net transfer badly.
 
     Args:
       net, net2: images (B, H, W, C) -> logits (B, K).
@@ -51,7 +53,7 @@ def agreement(
       response: "decoy", which is net2, or "random" labels (`package`).
 
     Raises:
-      ValueError: another rule or response.
+      ValueError: an unknown rule or response.
     """
     check_choice(rule=(rule, ("and", "or")))
     return package(Agreement(rule), net, net2, response)

@@ -1,4 +1,5 @@
-"""Blacklight: fingerprints of the queries, which an iterative attack's have in common."""
+"""Blacklight: flags a query whose fingerprint is similar to a stored one, as in an iterative
+attack."""
 
 from dataclasses import dataclass, field
 from functools import reduce
@@ -12,12 +13,12 @@ import numpy as np
 from spt_jax._automaton import Images, Labels, unless, write
 from spt_jax._checks import is_traced
 
-EMPTY = 0  # no window's hash
+EMPTY = 0  # never the hash of a window
 
 
 class BlacklightMemory(NamedTuple):
     fingerprints: jax.Array  # (capacity, k) uint32: a ring, EMPTY where nothing was stored
-    oldest: jax.Array  # () int32: where the next one goes
+    oldest: jax.Array  # () int32: index of the oldest one, which the next one overwrites
 
 
 @jax.tree_util.register_dataclass
@@ -26,27 +27,26 @@ class Blacklight:
     """Li, Shan, Wenger, Zhang, Zheng and Zhao, "Blacklight: Scalable Defense for Neural Networks
     against Query-Based Black-Box Attacks" (USENIX Security 2022), section 4.
 
-    Pixels are quantised, so that small perturbations vanish; a window slides over the flattened
-    image, one pixel at a time; each window is hashed; the k largest of the distinct hashes are the
-    image's fingerprint. A query is flagged when it has more than `threshold` hashes in common
-    with any stored one. Every query is stored, flagged or not; the oldest is overwritten.
+    Pixels are quantised, which removes small perturbations. A window slides over the flattened
+    image, one value at a time, and each window is hashed. The k largest distinct hashes are the
+    image's fingerprint. A query is flagged if it shares more than `threshold` hashes with any
+    stored fingerprint. Every query is stored, flagged or not; it overwrites the oldest one.
 
-    An image whose windows are nearly all alike has few distinct hashes, and with no more than
-    `threshold` of them is never flagged: a black image may be sent for ever. Images that have fewer
-    windows altogether are refused by `init`.
+    An image with at most `threshold` distinct hashes is never flagged. So a black image can be sent
+    any number of times. `init` refuses images that have at most `threshold` windows.
 
-    Deviations: the hash is a salted 32-bit one (`_hashes`), not SHA-256: what it loses
-    is resistance to whoever knows the salt, and one pair of different windows in 2^30 or so; and
-    the memory is of fixed size, where the paper's is emptied once a day.
+    Deviations: the hash is a salted 32-bit one (`_hashes`), not SHA-256. It does not resist an
+    attacker who knows the salt, and about one pair of different windows in 2^30 collides. The
+    memory has a fixed size; the paper's is emptied once a day.
 
     Attributes:
-      threshold: the most common hashes of a query that is not flagged, of k. The paper's is 25.
-      window: in values of the flattened image (C of them a pixel). The paper's w: 20 for CIFAR-10
-        and GTSRB, 50 for MNIST, with its uniform background, and for large images.
+      threshold: the largest number of shared hashes, of k, that is not flagged. The paper's is 25.
+      window: length in values of the flattened image (C values per pixel). The paper's w is 20 for
+        CIFAR-10 and GTSRB, and 50 for large images and for MNIST with its uniform background.
       quantisation: the step, of 255 gray levels. The paper's q is 50.
       fingerprint_size: hashes in a fingerprint. The paper's S is 50.
       capacity: stored fingerprints, of 4 * fingerprint_size bytes each.
-      salt: a secret of the defender, 0 or above. Without it the fingerprints can't be foreseen.
+      salt: a secret of the defender, 0 or above. An attacker can't predict fingerprints without it.
     """
 
     threshold: int | jax.Array = 25
@@ -88,10 +88,10 @@ class Blacklight:
 
 
 def most_in_common(fingerprints: jax.Array, fingerprint: jax.Array) -> jax.Array:
-    """() int32: the largest number of hashes that a fingerprint (k,) shares with any of those
-    stored (capacity, k). Each holds a hash once at most, EMPTY aside, which counts for nothing."""
-    # One hash after the other against the whole memory: on a CPU four times faster than one
-    # comparison (capacity, k, k), and two than a binary search.
+    """() int32: the largest number of hashes that a fingerprint (k,) shares with any stored one
+    (capacity, k). Hashes in a fingerprint are distinct, except for EMPTY, which is not counted."""
+    # Compares one hash at a time with the whole memory. On a CPU this is four times faster than one
+    # comparison (capacity, k, k), and twice as fast as a binary search.
     shared = reduce(or_, [fingerprints == h for h in fingerprint]) & (fingerprints != EMPTY)
     return jnp.max(jnp.sum(shared, axis=-1))
 
@@ -99,9 +99,10 @@ def most_in_common(fingerprints: jax.Array, fingerprint: jax.Array) -> jax.Array
 def _hashes(images: Images, window: int, quantisation: int, salt: int) -> jax.Array:
     """(B, H * W * C - window + 1) uint32, none EMPTY: a hash of each window.
 
-    The sum of the window's values times random odd numbers, modulo 2^32: a polynomial whose
-    powers the salt draws one by one, for a fixed base's low bits collide. The sum is then
-    scrambled (MurmurHash3's last step), or the largest would be the brightest windows'.
+    The hash is the sum of the window's values times random odd numbers, modulo 2^32. The salt seeds
+    each factor, because the low bits of a polynomial with a fixed base collide. MurmurHash3's last
+    step then scrambles the sum. Otherwise the largest hashes would be those of the brightest
+    windows.
     """
     grays = jnp.round(images.reshape(len(images), -1) * 255).astype(jnp.uint32)
     values = grays // jnp.uint32(quantisation)
@@ -115,7 +116,7 @@ def _hashes(images: Images, window: int, quantisation: int, salt: int) -> jax.Ar
 
 
 def _largest_distinct(hashes: jax.Array, count: int) -> jax.Array:
-    """(count,) uint32: the largest values, each once, in falling order; then EMPTY."""
+    """(count,) uint32: the largest distinct values in falling order, filled up with EMPTY."""
     falling = jnp.flip(jnp.sort(hashes))
     first = jnp.concatenate([jnp.ones(1, bool), falling[1:] != falling[:-1]])
     places = jnp.searchsorted(jnp.cumsum(first), jnp.arange(1, count + 1))

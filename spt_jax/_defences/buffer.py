@@ -1,4 +1,4 @@
-"""The buffer: SPT's automaton for an attack that sends an image's versions one after another."""
+"""SPT's buffer: detects an attack that sends similar versions of one image in a row."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -12,16 +12,16 @@ from spt_jax._psnr import largest_error, mean_squared_error
 from spt_jax._system import Classifier, Response, System, package
 
 Reset = Literal["periodic", "on_dissimilar"]
-MOST = 2**31 - 1  # a counter stays there
+MOST = 2**31 - 1  # counters stop here
 
 
 class BufferMemory(NamedTuple):
-    """Zero at first. Names in brackets are those of the paper's table I."""
+    """All zeros at first. Names in brackets are those of the paper's table I."""
 
-    images: jax.Array  # (t, H, W, C): a ring, the last t images
-    oldest: jax.Array  # () int32: where in the ring the oldest is, and the next will be
+    images: jax.Array  # (t, H, W, C): a ring of the last t images
+    oldest: jax.Array  # () int32: index of the oldest image, which the next one overwrites
     filled: jax.Array  # () int32: images in the ring, at most t
-    queries: jax.Array  # () int32: since the last reset, or t more (k)
+    queries: jax.Array  # () int32: queries since the last reset, plus t after a periodic one (k)
     similar: jax.Array  # () int32: similar pairs since the last reset (s)
 
 
@@ -30,9 +30,9 @@ class BufferMemory(NamedTuple):
 class Buffer:
     """SPT, section III-B and algorithm 1.
 
-    Algorithm 1 is read so: one increment of k a query; what is not deceived is the classifier's
-    (it prints no return there); the query at k = 2t is judged like any other, and the reset
-    follows it.
+    We read algorithm 1 as follows. k increases by one per query. The classifier answers if the
+    decoy does not (the paper prints no return there). The query at k = 2t is judged like any other;
+    the reset follows it.
     """
 
     threshold_db: float | jax.Array  # T
@@ -44,7 +44,7 @@ class Buffer:
     keeps_out = True
 
     def init(self, image_shape: tuple[int, int, int]) -> BufferMemory:
-        # An array each, and not one for all: who donates a state to `jit` gives each away once.
+        # Separate arrays: `jit` can't donate one array several times.
         counters = (jnp.zeros((), jnp.int32) for _ in range(4))
         return BufferMemory(jnp.zeros((self.length, *image_shape), jnp.float32), *counters)
 
@@ -86,26 +86,27 @@ def buffer(
     reset: Reset = "periodic",
     response: Response = "decoy",
 ) -> System:
-    """SPT's buffer (section III-B, algorithm 1): each image is compared with the one `length`
-    queries before it, and who has sent more than `patience` such pairs is deceived.
+    """SPT's buffer (section III-B, algorithm 1). Each image is compared with the one `length`
+    queries before it. After more than `patience` similar pairs, the decoy answers similar queries.
 
-    Among I queries alike, the classifier answers about patience / length (`classifier_queries`).
+    Of many similar queries, the classifier answers a share of about patience / length
+    (`classifier_queries`).
 
     Args:
       classifier: images (B, H, W, C) -> logits (B, K).
-      decoy: likewise; None only with `response="random"`. The paper's is untrained (T-), trained
-        on the same labels (Ts), or on |K - 1 - label| (Td).
-      length: t, images remembered.
-      threshold_db: T, the PSNR from which on two images are alike. Traced.
-      patience: S, pairs alike that are let pass; below `length` under the periodic reset, which
-        would else deceive nobody. Traced.
-      reset: "periodic" counts anew, from t, every t queries (the paper's tables VI to VIII);
-        "on_dissimilar" counts anew, from 0, after a pair that is not alike (attack patterns 1
-        and 2), which one image in between brings about.
+      decoy: the same kind of function; None only with `response="random"`. The paper's decoys are
+        untrained (T-), trained on the same labels (Ts), or on |K - 1 - label| (Td).
+      length: t, stored images.
+      threshold_db: T, the PSNR in dB from which two images are similar. Traced.
+      patience: S, similar pairs that the classifier still answers. Must be below `length` for the
+        periodic reset, since the decoy would never answer otherwise. Traced.
+      reset: "periodic" restarts the query count from t every t queries (the paper's tables VI to
+        VIII). "on_dissimilar" restarts it from 0 after a dissimilar pair (attack patterns 1 and 2);
+        one different image in between causes this.
       response: "decoy", or "random" labels (`package`).
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of range.
     """
     check_counts(length=length)
     check_counts(or_zero=True, patience=patience)
@@ -121,13 +122,14 @@ def buffer(
 
 
 def classifier_queries(queries: int, *, length: int, patience: int, reset: Reset) -> int:
-    """How many of a stream of queries alike the classifier answers; the decoy answers the others.
+    """The number of queries that the classifier answers in a stream of similar queries. The decoy
+    answers the others.
 
-    SPT's eq. 2, exactly: its t + S + floor(I / t - 2) * S is the periodic reset's where t divides
-    I, and a lower bound elsewhere.
+    This is the exact form of SPT's eq. 2, t + S + floor(I / t - 2) * S. The printed equation holds
+    for the periodic reset if t divides I, and is a lower bound otherwise.
 
     Raises:
-      ValueError: options out of their range.
+      ValueError: options out of range.
     """
     check_counts(or_zero=True, queries=queries, patience=patience)
     check_counts(length=length)

@@ -1,4 +1,4 @@
-"""Chains: SPT's automaton for attacks that take turns over several images."""
+"""SPT's chains: detect attacks on several images in turns."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -13,9 +13,9 @@ from spt_jax._system import Classifier, Response, System, package
 
 
 class ChainMemory(NamedTuple):
-    heads: jax.Array  # (R, H, W, C): the image that each chain began with; the first `used` count
+    heads: jax.Array  # (R, H, W, C): the first image of each chain; only the first `used` are valid
     lengths: jax.Array  # (R,) int32: images in each chain
-    used: jax.Array  # () int32: chains
+    used: jax.Array  # () int32: chains in use
 
 
 @jax.tree_util.register_dataclass
@@ -23,9 +23,8 @@ class ChainMemory(NamedTuple):
 class Chain:
     """SPT, section III-E, steps 1 to 3.
 
-    Images are compared with the heads of the chains and not with their last images: many small
-    steps then end the likeness, as the paper's PSNR settings suppose. So heads are all that has
-    to be stored.
+    Images are compared with the heads of the chains, not with their last images. Many small steps
+    then make an image dissimilar, as the paper's PSNR settings assume. Only heads are stored.
     """
 
     threshold_db: float | jax.Array
@@ -58,7 +57,7 @@ class Chain:
 
         full = memory.used == self.regions
         used = jnp.where(found, memory.used, jnp.where(full, 0, memory.used) + 1)
-        lengths = jnp.where(~found & full, 0, memory.lengths)  # no room for it: forget all chains
+        lengths = jnp.where(~found & full, 0, memory.lengths)  # no free chain: wipe all
         own = jnp.where(found, nearest, used - 1)
         lengths = lengths.at[own].add(1)
         heads = write(memory.heads, own, image, found if hostile is False else found | hostile)
@@ -81,25 +80,25 @@ def chain(
     rule: Literal["own", "any"] = "own",
     response: Response = "decoy",
 ) -> System:
-    """SPT's chains (section III-E): an image joins the chain of the nearest head that it is like,
-    or begins one, and who is in a long chain is deceived.
+    """SPT's chains (section III-E). An image joins the chain with the nearest similar head, or
+    starts a new chain. The decoy answers images in long chains.
 
-    All chains are wiped when one has `chain_length` images, and when an image needs a chain and
+    All chains are wiped when one has `chain_length` images, and when an image needs a new chain but
     all are in use.
 
     Args:
       classifier, decoy: images (B, H, W, C) -> logits (B, K).
-      regions: chains at most.
-      chain_length: images in a chain when all are wiped, after its answer. Traced.
-      trigger: images in a chain that are let pass. Traced.
-      threshold_db: the PSNR from which on two images are alike; the paper has 25 dB for attacks
-        that keep to the bounds of pixels, else 30. Traced.
-      rule: "own" deceives by the length of the image's own chain; "any", which is what the paper
-        says, by the longest one's, and so deceives whoever comes while another is attacking.
+      regions: the largest number of chains.
+      chain_length: the length of a chain at which all are wiped, after the answer. Traced.
+      trigger: images of a chain that the classifier still answers. Traced.
+      threshold_db: the PSNR in dB from which two images are similar. The paper uses 25 dB for
+        attacks that keep to the bounds of pixels, else 30. Traced.
+      rule: "own" decides by the length of the image's own chain. "any", the paper's rule, decides
+        by the longest chain, so the decoy also answers benign queries during an attack.
       response: "decoy", or "random" labels (`package`).
 
     Raises:
-      ValueError: options out of their range; a trigger that no chain can exceed.
+      ValueError: options out of range; a trigger that no chain can exceed.
     """
     check_counts(regions=regions, chain_length=chain_length)
     check_counts(or_zero=True, trigger=trigger)

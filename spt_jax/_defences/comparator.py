@@ -1,4 +1,4 @@
-"""The comparator: is the image like what its label stands for? It remembers nothing."""
+"""SPT's comparator: compares an image with the standard image of its label. It is stateless."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from spt_jax._checks import check_finite, describe
 from spt_jax._pinned import as_partial
 from spt_jax._system import Classifier, Response, System, package
 
-# (images (B, H, W, C), the standards of their labels (B, ...)) -> (B,), higher is more alike
+# (images (B, H, W, C), the standards of their labels (B, ...)) -> (B,), higher is more similar
 Similarity = Callable[[Images, Any], jax.Array]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Comparator:
-    """SPT, section III-D: an image that is unlike the standard image of its label is an attack.
-    `observe` gives the similarity, for who wants to choose a threshold by it."""
+    """SPT, section III-D: an image that differs from the standard image of its label is an attack.
+    `observe` returns the similarity, which helps to choose a threshold."""
 
-    standards: Any  # each leaf (K, ...): one standard a class
+    standards: Any  # each leaf (K, ...): one standard per class
     similarity: Partial
     threshold: float | jax.Array
 
@@ -55,19 +55,19 @@ def comparator(
     *,
     response: Response = "decoy",
 ) -> System:
-    """SPT's comparator (section III-D, fig. 4): where an image is less like the standard image of
-    the label that the classifier gives it than `threshold`, the fallback answers.
+    """SPT's comparator (section III-D, fig. 4). The fallback answers if an image's similarity to
+    the standard image of its predicted label is below `threshold`.
 
-    `answer.deceived` is the comparator's verdict that the image is adversarial. It detects but
-    can't deceive: it does the same to a copy that is attacked and to the original (section IV-C).
+    `answer.deceived` is the comparator's decision that the image is adversarial. It detects but
+    can't deceive: it treats an attacker's copy and the deployed system alike (section IV-C).
 
     Args:
       classifier: images (B, H, W, C) -> logits (B, K).
-      fallback: likewise, another network trained on the same labels (the paper's Classifier3).
-      standards: (K, ...), one standard image a class, or a pytree of such.
+      fallback: another such network, trained on the same labels (the paper's Classifier3).
+      standards: (K, ...), one standard image per class, or a pytree of such arrays.
       similarity: (images (B, H, W, C), standards of their labels (B, ...)) -> (B,), higher is
-        more alike; `cosine(embed)` for instance.
-      threshold: the least similarity of a benign image. Traced.
+        more similar; for example `cosine(embed)`.
+      threshold: the smallest similarity of a benign image. Traced.
       response: "decoy", which is the fallback, or "random" labels (`package`).
 
     Raises:
@@ -80,11 +80,11 @@ def comparator(
 
 
 def cosine(embed: Callable[[Images], jax.Array]) -> Partial:
-    """A similarity for `comparator`: the cosine of two images' embeddings, in [-1, 1].
+    """A similarity for `comparator`: the cosine of two images' embeddings, in [-1, 1]. The
+    standards must be images.
 
     Args:
-      embed: images (B, H, W, C) -> (B, D), a `jax.tree_util.Partial` where it has weights. The
-        standards are images too.
+      embed: images (B, H, W, C) -> (B, D); a `jax.tree_util.Partial` if it has weights.
     """
     return Partial(_cosine, as_partial(embed, "embed"))
 

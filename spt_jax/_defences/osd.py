@@ -1,4 +1,4 @@
-"""OSD: a query that is too near to many earlier ones, in an encoder's eyes, is an attack's."""
+"""OSD: flags a query whose encoding is too near to those of many earlier queries."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from jax.tree_util import Partial
 from spt_jax._automaton import Images, Labels, unless, write
 from spt_jax._checks import check_counts, check_finite, describe
 
-CHUNK = 256  # rows of the table of distances that are in memory at once
+CHUNK = 256  # rows of the distance matrix that are computed at once
 
 
 class OSDMemory(NamedTuple):
     encodings: jax.Array  # (capacity, D): a ring
-    oldest: jax.Array  # () int32: where the next one goes
+    oldest: jax.Array  # () int32: index of the oldest one, which the next one overwrites
     filled: jax.Array  # () int32: encodings in the ring, at most its capacity
 
 
@@ -25,21 +25,21 @@ class OSDMemory(NamedTuple):
 @dataclass(frozen=True)
 class OSD:
     """Chen, Carlini and Wagner, "Stateful Detection of Black-Box Adversarial Attacks" (2020),
-    section 4; "original stateful detection" to those who came after.
+    section 4. Later work calls it "original stateful detection".
 
-    A query's distance is the mean Euclidean distance between its encoding and the `neighbours`
-    nearest ones stored. With at least that many stored and the distance below the threshold, the
-    query is flagged and the memory emptied, this query included: the paper bans the account, and
-    the attacker comes back with another. All other queries are stored.
+    A query's distance is the mean Euclidean distance from its encoding to the `neighbours` nearest
+    stored ones. If at least that many are stored and the distance is below the threshold, the query
+    is flagged and the memory is emptied, without this query. This models the paper's ban of the
+    account, after which the attacker opens another. All other queries are stored.
 
-    Deviation: the memory is of fixed size, and the oldest encoding is overwritten; the paper's
-    holds as many queries as the defender can afford.
+    Deviation: the memory has a fixed size and overwrites the oldest encoding; the paper's stores
+    as many queries as the defender can afford.
 
     Attributes:
       encode: images (B, H, W, C) -> encodings (B, D) float32, in which transformed versions of an
         image are near to each other; the paper's D is 256.
-      threshold: of the mean distance; `osd_threshold` finds it. The paper's is 1.44 for its
-        encoder of CIFAR-10.
+      threshold: on the mean distance; `osd_threshold` finds it. The paper's is 1.44 for its
+        CIFAR-10 encoder.
       neighbours: the paper's k, 50.
       capacity: stored encodings, of 4 * D bytes each; at least `neighbours`.
     """
@@ -69,14 +69,14 @@ class OSD:
         )
 
     def observe(self, images: Images, labels: tuple[Labels, ...]) -> jax.Array:
-        # A gradient into the memory would be one through the defence's bookkeeping.
+        # Gradients must not flow through the defence's memory.
         return lax.stop_gradient(self.encode(images))
 
     def update(
         self, memory: OSDMemory, encoding: jax.Array, hostile: Any = False
     ) -> tuple[OSDMemory, jax.Array]:
         squares = jnp.sum((memory.encodings - encoding) ** 2, axis=-1)
-        # With too few stored the distance is infinite, which is below no threshold.
+        # The distance is infinite, so never flagged, if too few encodings are stored.
         stored = jnp.arange(self.capacity) < memory.filled
         distance = _mean_of_smallest(jnp.where(stored, jnp.sqrt(squares), jnp.inf), self.neighbours)
         flagged = distance < self.threshold
@@ -89,19 +89,19 @@ class OSD:
 
 
 def osd_threshold(encodings: jax.Array, neighbours: int = 50, fpr: float = 0.001) -> float:
-    """The threshold that flags a share `fpr` of natural images when all the others are stored.
+    """The threshold with false-positive rate `fpr` on benign images when all others are stored.
 
-    Chen, Carlini and Wagner, section 4.3: a low percentile, 0.1, of the training images' mean
-    distances to their nearest neighbours; an image is not its own neighbour here. With fewer
-    images stored the distances are larger, and the share that is flagged is smaller.
+    Chen, Carlini and Wagner, section 4.3, use the 0.1 percentile of the training images' mean
+    distances to their nearest neighbours. Here an image is not its own neighbour. With fewer stored
+    images, distances are larger and the false-positive rate is smaller.
 
     Args:
-      encodings: (N, D) float32, of natural images; N is larger than `neighbours`.
-      neighbours: the number of nearest encodings that the distance is a mean of.
-      fpr: the share to flag, in [0, 1): floor(fpr * N) of the images are below the threshold.
+      encodings: (N, D) float32, of benign images; N is larger than `neighbours`.
+      neighbours: the number of nearest encodings in the mean distance.
+      fpr: the false-positive rate, in [0, 1): floor(fpr * N) images are below the threshold.
 
     Raises:
-      ValueError: too few encodings, encodings that are not finite, options out of their range.
+      ValueError: too few encodings; encodings that are not finite; options out of range.
     """
     check_counts(neighbours=neighbours)
     check_finite(fpr=fpr)
@@ -121,8 +121,8 @@ def osd_threshold(encodings: jax.Array, neighbours: int = 50, fpr: float = 0.001
 
 @jax.jit(static_argnames="neighbours")
 def _neighbour_distances(encodings, neighbours):
-    """(N,): each encoding's mean distance to its nearest others."""
-    # Centred, for the squares below cancel: |a - b|^2 = |a|^2 - 2 a.b + |b|^2.
+    """(N,) the mean distance of each encoding to its nearest neighbours."""
+    # Centring reduces cancellation in |a - b|^2 = |a|^2 - 2 a.b + |b|^2.
     centred = encodings - encodings.mean(axis=0)
     norms = jnp.sum(centred**2, axis=-1)
 
@@ -135,5 +135,5 @@ def _neighbour_distances(encodings, neighbours):
 
 
 def _mean_of_smallest(distances: jax.Array, count: int) -> jax.Array:
-    # A sum: on a CPU, taking single ones of top_k's values turns it into a whole, slow sort.
+    # Sum all values: on a CPU, indexing the values of top_k turns it into a slow full sort.
     return -jnp.sum(lax.top_k(-distances, count)[0]) / count

@@ -1,4 +1,4 @@
-"""Other defences that remember their queries, packaged as SPT's are."""
+"""Constructors of the stateful baselines, Blacklight and OSD, packaged like SPT's defences."""
 
 import jax
 
@@ -21,24 +21,24 @@ def blacklight(
     salt: int = 0,
     response: Response = "decoy",
 ) -> System:
-    """Blacklight (Li et al., USENIX Security 2022, section 4): whoever sends an image whose
-    fingerprint has more than `threshold` hashes in common with that of any earlier one is deceived
-    (the paper rejects such queries, and bans who sent them).
+    """Blacklight (Li et al., USENIX Security 2022, section 4). The decoy answers a query that
+    shares more than `threshold` hashes with any stored fingerprint. The paper rejects such queries
+    and bans their senders.
 
     Args:
       classifier, decoy: images (B, H, W, C) -> logits (B, K).
-      threshold: hashes in common that are let pass. Traced.
-      window: consecutive values that are hashed together; the paper has 20 for small images, 50
+      threshold: the largest number of shared hashes that is not flagged. Traced.
+      window: consecutive values that are hashed together; the paper uses 20 for small images, 50
         for large ones and for MNIST.
-      quantisation: the step that pixels are rounded down to, of 255.
-      fingerprint_size: hashes that are kept of an image.
-      capacity: fingerprints remembered; the oldest is forgotten.
-      salt: what an attacker should not know.
+      quantisation: the step to which pixels are rounded down, of 255.
+      fingerprint_size: stored hashes per image.
+      capacity: stored fingerprints; a new one overwrites the oldest.
+      salt: a secret of the defender.
       response: "decoy", or "random" labels (`package`).
 
     Raises:
-      ValueError: options out of their range; a threshold that no two images can exceed; at `init`,
-        a window larger than the image, or fewer windows than the threshold asks for.
+      ValueError: options out of range; a threshold that no two images can exceed; at `init`, a
+        window larger than the image, or at most `threshold` windows.
     """
     check_counts(
         window=window, quantisation=quantisation, fingerprint_size=fingerprint_size,
@@ -66,20 +66,20 @@ def osd(
     capacity: int = 1000,
     response: Response = "decoy",
 ) -> System:
-    """Stateful detection (Chen, Carlini and Wagner, 2020, section 4): who sends an image that is,
-    in an encoder's eyes, nearer than `threshold` to its nearest earlier ones is deceived, and
-    begins anew (the paper bans the account, and the attacker makes another).
+    """Stateful detection (Chen, Carlini and Wagner, 2020, section 4). The decoy answers a query
+    whose encoding has a mean distance below `threshold` to its nearest stored ones. The client's
+    memory is then emptied (the paper bans the account, and the attacker opens another).
 
     Args:
       classifier, decoy: images (B, H, W, C) -> logits (B, K).
       encode: images (B, H, W, C) -> encodings (B, D).
-      threshold: of the mean distance to the nearest; `osd_threshold` finds it. Traced.
-      neighbours: how many are the nearest.
-      capacity: encodings remembered; the oldest is forgotten.
+      threshold: on the mean distance to the nearest encodings; `osd_threshold` finds it. Traced.
+      neighbours: the number of nearest encodings in the mean distance.
+      capacity: stored encodings; a new one overwrites the oldest.
       response: "decoy", or "random" labels (`package`).
 
     Raises:
-      ValueError: options out of their range; at `init`, a capacity below `neighbours`.
+      ValueError: options out of range; at `init`, a capacity below `neighbours`.
     """
     check_counts(neighbours=neighbours, capacity=capacity)
     check_positive(threshold=threshold)  # no distance is below 0

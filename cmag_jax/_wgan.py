@@ -221,7 +221,7 @@ def _host_epoch(critic_step, generator_step):
             if turn:
                 carry, value = generator_step(carry, key)
             of_generator.append(value)
-        return carry, jax.device_get((of_critic, of_generator))  # faster than to stack them
+        return carry, jax.device_get((of_critic, of_generator))  # stacking so many is slow
 
     return run_epoch
 

@@ -1,4 +1,4 @@
-"""Checks at the library's edge, in words that name what was expected and what came."""
+"""Checks of the arguments of public functions. Messages name the expected and the given value."""
 
 import math
 from collections.abc import Callable
@@ -12,10 +12,8 @@ import numpy as np
 def check_images(
     images, image_shape: tuple[int, ...] | None = None, *, at_least: int = 0, what: str = "images"
 ) -> None:
-    """Raises ValueError unless images are (B, H, W, C) float32 in [0, 1], and at least so many.
-
-    Traced images can be checked for shape and type only.
-    """
+    """Raises ValueError unless images are (B, H, W, C) float32 in [0, 1], and B is at least
+    `at_least`. For traced images only shape and type are checked."""
     shape = ", ".join(map(str, image_shape or "HWC"))
     expected = f"expected {what} (B, {shape}) float32 in [0, 1]"
     if getattr(images, "dtype", None) == np.float32 and np.ndim(images) == 4:
@@ -30,8 +28,8 @@ def check_images(
 
 
 def check_same_images(a: Any, b: Any) -> None:
-    """Raises ValueError unless both are images (..., H, W, C) of one shape and a floating type,
-    in [0, 1]."""
+    """Raises ValueError unless both are images (..., H, W, C) of the same shape, of a floating
+    type, in [0, 1]."""
     for images in (a, b):
         if not hasattr(images, "dtype") or not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"expected images (..., H, W, C) of floats, got {describe(images)}")
@@ -44,7 +42,7 @@ def check_same_images(a: Any, b: Any) -> None:
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """Raises ValueError unless these options are whole numbers from 1 to what int32 can count."""
+    """Raises ValueError unless these options are whole numbers from 1 to 2**31 - 1."""
     for name in names:
         value = getattr(config, name)
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -63,7 +61,7 @@ def check_above_zero(config: Any, *names: str) -> None:
 
 
 def check_number(config: Any, name: str) -> float:
-    """The option, or ValueError unless it is one number."""
+    """Returns the option as a float, or raises ValueError unless it is one number."""
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(f"expected {name} to be a number, got {value!r}")
@@ -78,7 +76,7 @@ def check_sequence(config: Any, *names: str) -> None:
 
 
 def value_range(array: Any) -> tuple[float, float] | None:
-    """(lowest, highest) value, NaN where there is one; None where it can't be known."""
+    """(lowest, highest) value, NaN if the array contains one; None if values are unknown."""
     real = getattr(getattr(array, "dtype", None), "kind", "") in tuple("biuf")
     if (
         not real
@@ -88,12 +86,12 @@ def value_range(array: Any) -> tuple[float, float] | None:
         return None
     if not array.size:
         return None
-    with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
+    with jax.ensure_compile_time_eval():  # for constants inside a caller's jit
         return array.min().item(), array.max().item()
 
 
 def describe(thing: Any, depth: int = 1) -> str:
-    """'float32 (28, 28) with min 0, max 255', as far as it can be known."""
+    """Text such as 'float32 (28, 28) with min 0, max 255', as far as it is known."""
     if isinstance(thing, tuple | list | dict):
         inner = list(thing.values() if isinstance(thing, dict) else thing)[: 4 * depth]
         of = ", ".join(describe(one, 0) for one in inner)
@@ -105,15 +103,15 @@ def describe(thing: Any, depth: int = 1) -> str:
 
 
 def _digits(value: float) -> str:
-    """With the digits that tell it from its neighbours in float32: 1.0000001."""
+    """The number with enough digits to be exact in float32, such as 1.0000001."""
     short = f"{value:g}"
     number = np.float32(value)
     return short if number == np.float32(short) else str(number)
 
 
 def of_none(function: Callable[[jax.Array], Any], images: Any) -> Any:
-    """What a function of images gives for none of them, without asking any network: many can't be
-    called on nothing. Each leaf of its answer starts with the batch."""
+    """The output of a function of images for an empty batch. No network runs, since many can't run
+    on an empty batch. Each leaf of the output must start with the batch axis."""
     one = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
     shapes = jax.eval_shape(function, one)
     return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), shapes)

@@ -1,8 +1,8 @@
-"""3x3 convolutions of few channels, for which XLA on a CPU has no fast code: MagNet's have three.
+"""Fast 3x3 convolutions with few channels on a CPU. XLA is slow there; MagNet has three channels.
 
-As a sum of shifted planes, channels first, the forward pass takes a fifth of
-`lax.conv_general_dilated`'s time there or less, the gradient half or less (64 to 256 images of
-28x28 and 32x32).
+The convolution is a sum of shifted planes, channels first. On a CPU the forward pass takes at most
+a fifth of the time of `lax.conv_general_dilated`, and the gradient at most half (64 to 256 images
+of 28x28 and 32x32).
 """
 
 from typing import Any
@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Above so many products a pixel the sum takes long to compile, and a convolution is no slower.
+# With more products per pixel, the sum takes long to compile and a convolution is as fast.
 MOST_PRODUCTS = 256
 
 
 class Convolution(nn.Module):
-    """(B, C, H, W) -> (B, channels, H, W), zeros beyond the edges: `nn.Conv(channels, (3, 3))`,
-    with its weights, but channels first. In reverse mode only: `jax.jvp` refuses it."""
+    """(B, C, H, W) -> (B, channels, H, W) with zero padding: `nn.Conv(channels, (3, 3))` with the
+    same weights, but channels first. Differentiable in reverse mode only: `jax.jvp` raises."""
 
     channels: int
     kernel_init: Any
@@ -31,7 +31,7 @@ class Convolution(nn.Module):
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x (B, C, H, W) and a kernel (3, 3, C, D) -> (B, D, H, W), zeros beyond the edges."""
+    """x (B, C, H, W) and a kernel (3, 3, C, D) -> (B, D, H, W), with zero padding."""
     if kernel.size > MOST_PRODUCTS:
         axes = ("NCHW", "HWIO", "NCHW")
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes)
@@ -39,7 +39,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _shifted(x: jax.Array) -> list[jax.Array]:
-    """x as the nine places of the kernel see it, row by row."""
+    """x shifted to the nine positions of the kernel, row by row."""
     height, width = x.shape[2:]
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     return [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
@@ -61,7 +61,7 @@ def _forward(x, kernel):
 
 
 def _backward(seen, g):
-    """By hand: of the sum, differentiation makes one scalar loop a weight and a copy a shift."""
+    """Written by hand: autodiff of the sum makes a scalar loop per weight and a copy per shift."""
     x, kernel = seen
     towards_x = _sum_of_planes(g, kernel[::-1, ::-1].swapaxes(2, 3))
     batch, channels, height, width = x.shape

@@ -1,4 +1,4 @@
-"""Fits one network: minibatches, Adam, and a loop that suits the backend."""
+"""Trains one network with minibatches and Adam, in a loop that is fast on the backend."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,15 +27,15 @@ def train(
 ) -> tuple[Any, np.ndarray]:
     """Minimises `loss(params, context, batch, key)` over `params` (CMAG, algorithm 1 with Adam).
 
-    Each epoch shuffles the examples and leaves out the last incomplete batch.
+    Each epoch shuffles the examples and drops the last incomplete batch.
 
     Args:
-      context: what the loss needs and training leaves alone (a victim, other networks), a
-        pytree: traced, so that no weights are compiled in.
+      context: a pytree of inputs of the loss that are not trained (a victim, other networks). It is
+        traced, so no weights are compiled in.
       data: a pytree of arrays (N, ...); a batch has the same rows of each.
-      batch_size: cut to N where it is above.
-      final_rate: the share of the learning rate that is left in the end, along a cosine.
-      on_epoch: called after each epoch with the number of epochs made and the mean loss.
+      batch_size: at most N is used.
+      final_rate: share of the learning rate at the end of a cosine decay.
+      on_epoch: called after each epoch with the number of finished epochs and the mean loss.
 
     Returns:
       The params, and the mean loss of each epoch (epochs,).
@@ -69,7 +69,8 @@ def train(
 
 
 def check_loss(loss: float, epoch: int, learning_rate: float) -> float:
-    """The loss of an epoch, or ValueError where it is no number: nothing would come of going on."""
+    """Returns the loss of an epoch. Raises ValueError if it is not finite, since training can't
+    recover."""
     if not np.isfinite(loss):
         raise ValueError(
             f"expected a finite loss, got {loss} in epoch {epoch + 1}: a learning rate of"
@@ -79,8 +80,8 @@ def check_loss(loss: float, epoch: int, learning_rate: float) -> float:
 
 
 def _host_epoch(step):
-    """A Python loop over a jitted step: XLA runs convolutions inside a compiled loop several
-    times slower on a CPU (jax-ml/jax issue 12868)."""
+    """A Python loop over a jitted step. On a CPU, convolutions are several times slower inside a
+    compiled loop (jax-ml/jax issue 12868)."""
     step = jax.jit(step)
 
     def run_epoch(carry, context, data, batches, keys):
@@ -94,7 +95,7 @@ def _host_epoch(step):
 
 
 def _compiled_epoch(step):
-    """One `lax.scan` an epoch, for backends where a step is shorter than its dispatch."""
+    """One `lax.scan` per epoch, for backends where a step takes less time than its dispatch."""
 
     @jax.jit
     def run_epoch(carry, context, data, batches, keys):

@@ -1,8 +1,8 @@
-"""A Wasserstein GAN with gradient penalty (Gulrajani et al., 2017), as Defense-GAN needs one.
+"""The Wasserstein GAN with gradient penalty (Gulrajani et al., 2017) of Defense-GAN.
 
-The networks keep to what XLA runs fast on a CPU: no transposed and no strided convolution. A 5x5
-convolution of stride 2 is contained in space-to-depth and a 3x3 convolution, a transposed one in
-a 3x3 convolution and depth-to-space; so these can be all that the reference's networks are.
+The networks have no transposed or strided convolutions, which XLA runs slowly on a CPU. Instead of
+a 5x5 convolution of stride 2 they use space-to-depth and a 3x3 convolution; instead of a transposed
+one, a 3x3 convolution and depth-to-space. Every layer of the reference can be written in this way.
 """
 
 import math
@@ -27,7 +27,7 @@ Kind = Literal["convolutional", "dense"]
 class ConvolutionalGenerator(nn.Module):
     """Latents (B, Z) to images (B, H, W, C) in [0, 1], H and W divisible by 4.
 
-    The channels of the reference's MNIST generator, without its layer at 4x4 pixels.
+    It has the channels of the reference's MNIST generator, without the layer at 4x4 pixels.
     """
 
     image_shape: ImageShape
@@ -43,7 +43,7 @@ class ConvolutionalGenerator(nn.Module):
 
 
 class DenseGenerator(nn.Module):
-    """Latents (B, Z) to images (B, H, W, C) in [0, 1] by matrix products alone."""
+    """Latents (B, Z) to images (B, H, W, C) in [0, 1], with dense layers only."""
 
     image_shape: ImageShape
     width: int
@@ -57,8 +57,8 @@ class DenseGenerator(nn.Module):
 
 
 class ConvolutionalCritic(nn.Module):
-    """Images (B, H, W, C) to one number each (B,), H and W divisible by 4. No batch
-    normalisation: the gradient penalty is about each image by itself."""
+    """Images (B, H, W, C) to one number each (B,), H and W divisible by 4. It has no batch
+    normalisation, because the gradient penalty applies to each image separately."""
 
     width: int
 
@@ -71,7 +71,7 @@ class ConvolutionalCritic(nn.Module):
 
 
 class DenseCritic(nn.Module):
-    """Images (B, H, W, C) to one number each (B,) by matrix products alone."""
+    """Images (B, H, W, C) to one number each (B,), with dense layers only."""
 
     width: int
 
@@ -98,9 +98,9 @@ class Weights(NamedTuple):
 def gradient_penalty(
     key: jax.Array, critic: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array
 ) -> jax.Array:
-    """The mean of (||grad critic||_2 - 1)^2 at one random point between each real and its fake
-    image, both (B, H, W, C) (Gulrajani et al., eq. 3). The norm is over the whole image; the
-    reference's code takes it over the rows alone."""
+    """The mean of (||grad critic||_2 - 1)^2 at a random point between each pair of a real and a
+    fake image, both (B, H, W, C) (Gulrajani et al., eq. 3). The norm is over the whole image; the
+    reference's code takes it over the rows only."""
     share = jax.random.uniform(key, (real.shape[0], 1, 1, 1), jnp.float32)
     between = real + share * (fake - real)
     slopes = jax.grad(lambda x: jnp.sum(critic(x)))(between)
@@ -126,19 +126,20 @@ def train(
     betas: tuple[float, float],
     on_epoch: Callable[[int, float], None] = lambda *_: None,
 ) -> tuple[Weights, np.ndarray, np.ndarray]:
-    """Algorithm 1 of Gulrajani et al.: after every `critic_steps` steps of the critic on a batch
-    of images (N, H, W, C), one of the generator.
+    """Algorithm 1 of Gulrajani et al.: one step of the generator after every `critic_steps` steps
+    of the critic on batches of images (N, H, W, C).
 
-    An epoch is the critic's: it shuffles the images and leaves out the last incomplete batch. The
-    count of its steps runs on from one epoch to the next.
+    Each epoch shuffles the critic's images and drops the last incomplete batch. The count of critic
+    steps continues from one epoch to the next.
 
     Args:
-      final_rate: the share of the learning rate that is left in the end, along a cosine.
-      on_epoch: called after each epoch with the number of epochs made and the critic's mean loss.
+      final_rate: share of the learning rate at the end of a cosine decay.
+      on_epoch: called after each epoch with the number of finished epochs and the critic's mean
+        loss.
 
     Returns:
-      The weights, and the mean loss of each epoch (epochs,) of the critic and of the generator,
-      NaN where an epoch had no step of it.
+      The weights, and the mean losses (epochs,) of the critic and of the generator. The generator's
+      is NaN in an epoch without a generator step.
     """
     count = len(images)
     batch_size = min(batch_size, count)
@@ -198,7 +199,8 @@ def train(
 
 
 def _adam(learning_rate, final_rate, betas, steps: int) -> optax.GradientTransformation:
-    """Adam whose rate falls to its share `final_rate` over `steps` steps, along a cosine."""
+    """Adam with a cosine decay over `steps` steps to the share `final_rate` of the learning
+    rate."""
     if final_rate == 1:
         return optax.adam(learning_rate, *betas)
     falling = optax.cosine_decay_schedule(learning_rate, max(steps, 1), final_rate)
@@ -206,8 +208,8 @@ def _adam(learning_rate, final_rate, betas, steps: int) -> optax.GradientTransfo
 
 
 def _host_epoch(critic_step, generator_step):
-    """A Python loop over jitted steps: XLA runs convolutions inside a compiled loop several
-    times slower on a CPU (jax-ml/jax issue 12868)."""
+    """A Python loop over jitted steps. On a CPU, convolutions are several times slower inside a
+    compiled loop (jax-ml/jax issue 12868)."""
     critic_step, generator_step = jax.jit(critic_step), jax.jit(generator_step)
 
     def run_epoch(carry, images, batches, keys, turns):
@@ -219,13 +221,13 @@ def _host_epoch(critic_step, generator_step):
             if turn:
                 carry, value = generator_step(carry, key)
             of_generator.append(value)
-        return carry, jax.device_get((of_critic, of_generator))  # a stack of so many: slow
+        return carry, jax.device_get((of_critic, of_generator))  # stacking so many is slow
 
     return run_epoch
 
 
 def _compiled_epoch(critic_step, generator_step):
-    """One `lax.scan` an epoch, for backends where a step is shorter than its dispatch."""
+    """One `lax.scan` per epoch, for backends where a step takes less time than its dispatch."""
 
     @jax.jit
     def run_epoch(carry, images, batches, keys, turns):

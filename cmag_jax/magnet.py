@@ -125,8 +125,8 @@ class MagNetParams:
 
 
 class FitInfo(NamedTuple):
-    I_loss: np.ndarray  # (epochs,) mean loss of autoencoder I over each epoch
-    II_loss: np.ndarray  # (epochs,)
+    I_loss: np.ndarray  # (epochs,) autoencoder I's mean loss of each epoch
+    II_loss: np.ndarray  # (epochs,) autoencoder II's
 
 
 class Reconstructions(NamedTuple):
@@ -298,7 +298,7 @@ def calibrate(
     return {name: threshold for each in alone for name, threshold in each.items()}
 
 
-differentiable_score = score  # all of it has a gradient
+differentiable_score = score  # every step has a gradient
 
 
 def paper_thresholds(

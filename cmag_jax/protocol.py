@@ -16,8 +16,8 @@ import numpy as np
 from cmag_jax.thresholds import Scores, Thresholds
 from cmag_jax.victim import Images, Victim
 
-OnEpoch = Callable[[str, int, int, float], None]  # (module, epochs made, epochs to make, mean loss)
-Losses = dict[str, np.ndarray]  # name of the loss -> (epochs,) its mean over each epoch
+OnEpoch = Callable[[str, int, int, float], None]  # (module, finished epochs, all epochs, mean loss)
+Losses = dict[str, np.ndarray]  # name of the loss -> (epochs,) mean of each epoch
 CleanImages = Literal["training", "held-out"]
 
 

@@ -1,7 +1,7 @@
 """The structural similarity of two images: global (CMAG, eq. 6-10) and windowed (Wang et al.).
 
-Both compare images (..., H, W, C) in [0, 1], channel by channel, and average over the channels:
-the result is (...), at most 1, and 1 only for equal images. Both are differentiable everywhere.
+Both compare images (..., H, W, C) in [0, 1] per channel and average over the channels. The result
+is (...), at most 1, and 1 only for equal images. Both are differentiable everywhere.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 
 from cmag_jax._checks import check_same_images
 
-# The usual constants of Wang et al. (2004) for pixels in [0, 1]; CMAG prints none.
+# The constants of Wang et al. (2004) for pixels in [0, 1]; the CMAG paper states none.
 C1 = 0.01**2
 C2 = 0.03**2
 
@@ -24,16 +24,16 @@ SIGMA = 1.5  # its standard deviation
 def global_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     """SSIM with statistics over the whole image: CMAG, eq. 6-10 with alpha = beta = gamma = 1.
 
-    Variances and the covariance divide by N - 1, which eq. 7 misprints, and c3 = c2 / 2, so that
-    contrast times structure becomes (2 cov + c2) / (var_a + var_b + c2): no square root, and
-    finite gradients for constant images. (Eq. 9 prints the structure as (2 cov + c3) /
-    (sd_a sd_b + c3), which exceeds 1 for equal images; the factor 2 is a misprint.)
+    Variances and the covariance divide by N - 1, which eq. 7 misprints. With c3 = c2 / 2, contrast
+    times structure becomes (2 cov + c2) / (var_a + var_b + c2), which has no square root and has
+    finite gradients for constant images. Eq. 9 prints the structure as (2 cov + c3) /
+    (sd_a sd_b + c3), which exceeds 1 for equal images; the factor 2 is a misprint.
 
     Args:
       a, b: (..., H, W, C) floats in [0, 1], of equal shape, at least two pixels.
 
     Raises:
-      ValueError: images of another shape, type or range.
+      ValueError: images of the wrong shape, type or range.
     """
     check_same_images(a, b)
     pixels = a.shape[-3] * a.shape[-2]
@@ -54,15 +54,15 @@ def global_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
 def windowed_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     """The mean SSIM over 11x11 Gaussian windows (Wang et al., 2004), 'valid' at the border.
 
-    `dm_pix.ssim` with its blur written as two products with band matrices: the same numbers,
-    ten times faster on a CPU.
+    This is `dm_pix.ssim` with the blur as two products with band matrices. The numbers are the
+    same, and it is ten times faster on a CPU.
 
     Args:
       a, b: (..., H, W, C) floats in [0, 1], of equal shape, H and W at least 11.
 
     Raises:
-      ValueError: images of another shape, type or range; images smaller than the window, for which
-        the blur is not defined.
+      ValueError: images of the wrong shape, type or range; images smaller than the window, for
+        which the blur is not defined.
     """
     check_same_images(a, b)
     height, width = a.shape[-3:-1]
@@ -85,7 +85,7 @@ SSIM = {"global": global_ssim, "windowed": windowed_ssim}
 
 @functools.cache
 def _gaussian_band(size: int) -> np.ndarray:
-    """(size - 10, size): row i holds the normalised Gaussian window that starts at pixel i."""
+    """(size - 10, size): row i has the normalised Gaussian window that starts at pixel i."""
     offsets = np.arange(WINDOW) - (WINDOW - 1) / 2
     window = np.exp(-0.5 * (offsets / SIGMA) ** 2)
     window /= window.sum()

@@ -1,4 +1,4 @@
-"""What every detector guards: a classifier whose feature maps can be seen."""
+"""The victim: the classifier that a detector protects, which also returns its feature maps."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,11 +19,12 @@ Images = jax.Array | np.ndarray  # (B, H, W, C) float32 in [0, 1]
 
 
 def ready(victim: Victim) -> Partial:
-    """The victim as every detector asks it: a pytree that `jit` knows, whose answers are checked,
-    and float32 whatever the victim computes in.
+    """Wraps the victim for the detectors: a pytree that works as an argument of `jit`. Its outputs
+    are checked and cast to float32.
 
     Raises:
-      ValueError: what can't be called; when asked: an answer that is not (feature maps, logits).
+      ValueError: a victim that is not callable; at a call, an output that is not (feature maps,
+        logits).
     """
     if isinstance(victim, Partial) and victim.func is _in_float32:
         return Partial(_in_float32, *pinned(victim.args))
@@ -54,7 +55,8 @@ def _float32(leaf: Any) -> jax.Array:
 
 @contextlib.contextmanager
 def _impure_in_words() -> Iterator[None]:
-    """Turns what Flax says of a network that changes itself into a ValueError with the remedy."""
+    """Turns Flax's errors for a network that changes its variables into a ValueError with the
+    fix."""
     try:
         yield
     except (flax.errors.TraceContextError, flax.errors.ModifyScopeVariableError) as error:

@@ -1,4 +1,4 @@
-"""Checks at the library's edge: said once, in words that name what came."""
+"""Checks of the arguments of public functions. Messages name the value that was given."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ def is_traced(*arrays: Any) -> bool:
 
 
 def check_images(images: Any, rank: int, bounds: tuple[float, float] = (0.0, 1.0)) -> None:
-    """Raises ValueError unless images are float32 within the bounds, of the rank. Traced images can
-    be checked for shape and type only."""
+    """Raises ValueError unless images are float32 within the bounds, of this rank. For traced
+    images only shape and type are checked."""
     low, high = bounds
     expected = {
         3: "an image (H, W, C)",
@@ -31,8 +31,8 @@ def check_images(images: Any, rank: int, bounds: tuple[float, float] = (0.0, 1.0
 
 
 def check_floats(*images: Any, what: str = "images (B, H, W, C)") -> None:
-    """Raises ValueError unless images (..., H, W, C) are of a floating type, and, where it can be
-    known, finite."""
+    """Raises ValueError unless images (..., H, W, C) have a floating type and, if not traced, are
+    finite."""
     for one in images:
         floating = hasattr(one, "dtype") and jnp.issubdtype(one.dtype, jnp.floating)
         values = value_range(one) if floating else None
@@ -41,18 +41,18 @@ def check_floats(*images: Any, what: str = "images (B, H, W, C)") -> None:
 
 
 def value_range(array: Any) -> tuple[float, float] | None:
-    """(lowest, highest) value, NaN where there is one; None where it can't be known."""
+    """(lowest, highest) value, NaN if the array contains one; None if values are unknown."""
     real = getattr(getattr(array, "dtype", None), "kind", "") in tuple("biuf")
     if not real or is_traced(array) or not isinstance(array, jax.Array | np.ndarray | np.generic):
         return None
     if not array.size:
         return None
-    with jax.ensure_compile_time_eval():  # also of a constant inside somebody's jit
+    with jax.ensure_compile_time_eval():  # for constants inside a caller's jit
         return array.min().item(), array.max().item()
 
 
 def describe(thing: Any, depth: int = 1) -> str:
-    """'float32 (28, 28) with min 0, max 255', as far as it can be known."""
+    """Text such as 'float32 (28, 28) with min 0, max 255', as far as it is known."""
     if isinstance(thing, tuple | list | dict):
         inner = list(thing.values() if isinstance(thing, dict) else thing)[: 4 * depth]
         of = ", ".join(describe(one, 0) for one in inner)
@@ -64,7 +64,7 @@ def describe(thing: Any, depth: int = 1) -> str:
 
 
 def _digits(value: float) -> str:
-    """With the digits that tell it from its neighbours in float32: 1.0000001."""
+    """The number with enough digits to be exact in float32, such as 1.0000001."""
     short = f"{value:g}"
     number = np.float32(value)
     return short if number == np.float32(short) else str(number)
@@ -72,7 +72,8 @@ def _digits(value: float) -> str:
 
 @contextlib.contextmanager
 def impure_in_words() -> Iterator[None]:
-    """Turns what Flax says of a network that changes itself into a ValueError with the remedy."""
+    """Turns Flax's errors for a network that changes its variables into a ValueError with the
+    fix."""
     try:
         yield
     except (flax.errors.TraceContextError, flax.errors.ModifyScopeVariableError) as error:
@@ -84,7 +85,7 @@ def impure_in_words() -> Iterator[None]:
 
 
 def check_shape(image_shape: Any) -> tuple[int, int, int]:
-    """(H, W, C) as a tuple of ints, or ValueError."""
+    """Returns (H, W, C) as a tuple of ints, or raises ValueError."""
     shape = tuple(image_shape) if np.ndim(image_shape) == 1 else ()
     if len(shape) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
         raise ValueError(f"expected an image shape (H, W, C), got {image_shape!r}")
@@ -93,13 +94,13 @@ def check_shape(image_shape: Any) -> tuple[int, int, int]:
 
 
 def check_same_shape(image: Any, stored: tuple[int, ...]) -> None:
-    """Raises ValueError unless an image has the shape that the memory was made for."""
+    """Raises ValueError unless an image has the shape given to `init`."""
     if np.shape(image) != tuple(stored):
         raise ValueError(f"expected an image {tuple(stored)}, as at init, got {np.shape(image)}")
 
 
 def check_key(key: Any) -> None:
-    """Raises ValueError unless it is one typed key."""
+    """Raises ValueError unless the key is one typed key."""
     typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed or jnp.shape(key):
         got = f"{key.dtype} {jnp.shape(key)}" if hasattr(key, "dtype") else repr(key)
@@ -107,7 +108,7 @@ def check_key(key: Any) -> None:
 
 
 def check_finite(**options: Any) -> None:
-    """Raises ValueError for an option that is not one finite number. Traced ones are let pass."""
+    """Raises ValueError for an option that is not one finite number. Traced values pass."""
     for name, value in options.items():
         if is_traced(value):
             continue
@@ -117,7 +118,7 @@ def check_finite(**options: Any) -> None:
 
 
 def check_positive(*, or_zero: bool = False, **options: Any) -> None:
-    """Raises ValueError for an option that is not one finite number above zero (or zero)."""
+    """Raises ValueError for an option that is not one finite number above 0 (`or_zero`: from 0)."""
     check_finite(**options)
     for name, value in options.items():
         if not is_traced(value) and not (value > 0 or (or_zero and value == 0)):
@@ -126,7 +127,7 @@ def check_positive(*, or_zero: bool = False, **options: Any) -> None:
 
 
 def check_counts(*, or_zero: bool = False, **options: Any) -> None:
-    """Raises ValueError for an option that is not a whole number above zero (or zero)."""
+    """Raises ValueError for an option that is not a whole number above 0 (`or_zero`: from 0)."""
     check_positive(or_zero=or_zero, **options)
     for name, value in options.items():
         if is_traced(value):
@@ -138,7 +139,7 @@ def check_counts(*, or_zero: bool = False, **options: Any) -> None:
 
 
 def check_choice(**options: tuple[Any, tuple[Any, ...]]) -> None:
-    """Raises ValueError for an option (value, allowed values) that is none of those allowed."""
+    """Raises ValueError for an option (value, allowed values) whose value is not allowed."""
     for name, (value, allowed) in options.items():
         if value not in allowed:
             among = ", ".join(repr(choice) for choice in allowed)

@@ -1,4 +1,4 @@
-"""Filters of the input, which SPT's table VIII compares itself with: they remember nothing."""
+"""Stateless input filters, the baselines of SPT's table VIII: median smoothing and JPEG."""
 
 from functools import partial
 
@@ -34,27 +34,28 @@ _TO_YCC = np.array(
 _NEUTRAL = np.array([0.0, 128.0, 128.0], np.float32)  # gray, as (Y, Cb, Cr)
 
 _FREQUENCIES, _POSITIONS = np.mgrid[:8, :8]
-_DCT = np.cos((2 * _POSITIONS + 1) * _FREQUENCIES * np.pi / 16) / 2  # orthonormal, but for:
-_DCT[0] /= np.sqrt(2)
+_DCT = np.cos((2 * _POSITIONS + 1) * _FREQUENCIES * np.pi / 16) / 2
+_DCT[0] /= np.sqrt(2)  # makes the matrix orthonormal
 
 
 def median_smooth(images: Images, size: int = 2) -> Images:
-    """The median of the size x size window around every pixel, in each channel by itself.
+    """The median of the size x size window around every pixel, per channel.
 
-    Feature squeezing (Xu, Evans and Qi, "Feature Squeezing", NDSS 2018, section II-B), the SPT
-    paper's MedianSmoothing. As `scipy.ndimage.median_filter` with mode="reflect": the edge's
-    pixels are repeated, a window of even size reaches one pixel further up and left, and of an
-    even number of pixels the upper of the two middle ones is taken.
+    This is feature squeezing (Xu, Evans and Qi, "Feature Squeezing", NDSS 2018, section II-B), the
+    SPT paper's MedianSmoothing. It equals `scipy.ndimage.median_filter` with mode="reflect". Edge
+    pixels are repeated. A window of even size extends one pixel further up and left. The median of
+    an even number of pixels is the larger of the two middle ones.
 
     Args:
       images: (B, H, W, C) float32.
-      size: the window's side in pixels; the paper of feature squeezing takes 2 or 3.
+      size: the window's side in pixels; the feature-squeezing paper uses 2 or 3.
 
     Returns:
-      (B, H, W, C); gradients go to the pixel that was taken, in equal shares to equal ones.
+      (B, H, W, C). The gradient goes to the pixel that is the median, in equal shares to equal
+      pixels.
 
     Raises:
-      ValueError: a size below 1, or larger than the images; images that are no finite floats.
+      ValueError: a size below 1, or larger than the images; images that are not finite floats.
     """
     check_counts(size=size)
     _check_batch(images)
@@ -65,8 +66,8 @@ def median_smooth(images: Images, size: int = 2) -> Images:
     padded = jnp.pad(images, ((0, 0), (before, after), (before, after), (0, 0)), mode="symmetric")
     windows = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
     median = lax.stop_gradient(_median(windows))
-    # The network of minima and maxima has a gradient that takes minutes to compile, so it is
-    # written down: to the pixels that equal the median.
+    # The gradient of the min-max network takes minutes to compile, so it is written by hand: it
+    # goes to the pixels that equal the median.
     taken = [lax.stop_gradient(pixel) == median for pixel in windows]
     through = [
         jnp.where(t, p - lax.stop_gradient(p), 0) for t, p in zip(taken, windows, strict=True)
@@ -81,8 +82,9 @@ def _check_batch(images: Images) -> None:
 
 
 def _median(ranked: list[jax.Array]) -> jax.Array:
-    """The largest is pushed to the end, then the second largest, ... until the median is there:
-    whole images at a time, many times faster on a CPU than sorting every window."""
+    """The median by a partial bubble sort: it moves the largest to the end, then the second
+    largest, and so on down to the median. It works on whole images, many times faster on a CPU than
+    sorting every window."""
     ranked, middle = list(ranked), len(ranked) // 2
     for last in range(len(ranked) - 1, middle - 1, -1):
         for i in range(last):
@@ -92,27 +94,27 @@ def _median(ranked: list[jax.Array]) -> jax.Array:
 
 
 def jpeg(images: Images, quality: int = 75, rounding: str = "straight-through") -> Images:
-    """Compresses to JPEG and back, differentiably: the SPT paper's JPEGFilter.
+    """Differentiable JPEG compression and decompression: the SPT paper's JPEGFilter.
 
-    What a codec (libjpeg, which Pillow uses) does to the pixels: 8-bit YCbCr, colours halved in
-    both directions (4:2:0), 8x8 cosine transforms, the standard's tables scaled by the quality,
-    and the way back with colours interpolated. Off by a fraction of a gray level on average
-    (libjpeg computes in integers); where two steps of quantisation are equally near, now and then
-    by one step.
+    It follows libjpeg (Pillow's codec): 8-bit YCbCr, colours halved in both directions (4:2:0), 8x8
+    cosine transforms, the standard's tables scaled by the quality, and decompression with
+    interpolated colours. The result differs from libjpeg, which computes in integers, by a fraction
+    of a gray level on average. If two quantisation steps are equally near, it sometimes differs by
+    one step.
 
     Args:
       images: (B, H, W, C) float32 in [0, 1]; C is 1 (gray) or 3 (RGB), any H and W.
-      quality: 1 to 100, as libjpeg's; 75 is Pillow's default.
-      rounding: the gradient of rounding. "straight-through": 1. "exact": 0, the truth. "smooth":
-        that of round(x) + (x - round(x))^3 (Shin and Song, "JPEG-resistant Adversarial Images",
-        2017), which then replaces the rounded coefficients in the forward pass too.
+      quality: 1 to 100, as in libjpeg; 75 is Pillow's default.
+      rounding: the gradient of rounding. "straight-through": 1. "exact": 0, the true gradient.
+        "smooth": that of round(x) + (x - round(x))^3 (Shin and Song, "JPEG-resistant Adversarial
+        Images", 2017), which also replaces the rounded coefficients in the forward pass.
 
     Returns:
-      (B, H, W, C) float32 in [0, 1], of 8 bits.
+      (B, H, W, C) float32 in [0, 1], with 8-bit values.
 
     Raises:
-      ValueError: another quality, rounding or number of channels; images of another shape, type or
-        range.
+      ValueError: an unknown quality, rounding or number of channels; images of the wrong shape,
+        type or range.
     """
     check_counts(quality=quality)
     check_images(images, rank=4)
@@ -122,7 +124,7 @@ def jpeg(images: Images, quality: int = 75, rounding: str = "straight-through") 
     height, width, channels = images.shape[1:]
     if channels not in (1, 3):
         raise ValueError(f"expected images (B, H, W, 1) or (B, H, W, 3), got {images.shape}")
-    # Steps of a gray level are too fine for their gradient to matter: only "exact" stops it.
+    # Rounding to gray levels is too fine for "smooth" to matter; only "exact" stops its gradient.
     fine = partial(_round, rounding="exact" if rounding == "exact" else "straight-through")
     code = partial(_quantise, quality=quality, fine=fine, coarse=partial(_round, rounding=rounding))
 
@@ -142,28 +144,29 @@ def jpeg(images: Images, quality: int = 75, rounding: str = "straight-through") 
 
 
 def _quantise(plane, table, *, quality, fine, coarse) -> jax.Array:
-    """(B, H, W) in [0, 255], H and W multiples of 8: through the rounded coefficients and back."""
+    """Rounds the DCT coefficients of a plane (B, H, W) in [0, 255], H and W multiples of 8, and
+    transforms back."""
     batch, height, width = plane.shape
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     steps = np.clip((table * scale + 50) // 100, 1, 255).astype(np.float32)
     steps = steps[:, None, :]  # coefficients are (B, H / 8, 8, W / 8, 8)
     blocks = (plane - 128).reshape(batch, height // 8, 8, width // 8, 8)
-    # libjpeg's integer transform knows eighths. Images that were JPEGs before have coefficients
-    # half-way between two steps in plenty, and these eighths decide where they go.
+    # libjpeg's integer transform has a precision of 1/8. Images that were JPEGs before have many
+    # coefficients half-way between two steps, and this precision decides their rounding.
     coefficients = fine(_transform(blocks, _DCT) * 8) / 8
     coefficients = coarse(coefficients / steps) * steps
     return _transform(coefficients, _DCT.T).reshape(plane.shape) + 128
 
 
 def _transform(blocks: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """matrix @ block @ matrix.T, block by block."""
+    """matrix @ block @ matrix.T for each block."""
     matrix = matrix.astype(np.float32)
-    highest = lax.Precision.HIGHEST  # or an accelerator's shorter floats choose other coefficients
+    highest = lax.Precision.HIGHEST  # lower precision on accelerators rounds differently
     return jnp.einsum("ui,bhiwj,vj->bhuwv", matrix, blocks, matrix, precision=highest)
 
 
 def _round(x: jax.Array, rounding: str) -> jax.Array:
-    # Halves away from zero, as libjpeg: flat blocks have many, and float32 blurs them.
+    # Halves round away from zero, as in libjpeg. Flat blocks have many; 1e-5 absorbs float32 error.
     nearest = jnp.trunc(x + jnp.sign(x) * (0.5 + 1e-5))
     if rounding == "straight-through":
         return x + lax.stop_gradient(nearest - x)
@@ -175,14 +178,14 @@ def _colours(pixels: jax.Array, matrix: np.ndarray) -> jax.Array:
 
 
 def _pad(plane: jax.Array, multiple: int) -> jax.Array:
-    """(B, H, W) with the last row and column repeated up to a multiple."""
+    """Repeats the last row and column of (B, H, W) up to a multiple."""
     missing = [(0, -n % multiple) for n in plane.shape[1:]]
     return jnp.pad(plane, [(0, 0), *missing], mode="edge")
 
 
 def _halve(plane: jax.Array) -> jax.Array:
-    """The means of 2x2 pixels, of whole numbers. Rounded, halves go down in every other column, up
-    in the next, as libjpeg has it."""
+    """The means of 2x2 pixels with whole values. When rounded, halves go down in one column and up
+    in the next, as in libjpeg."""
     batch, height, width = plane.shape
     means = plane.reshape(batch, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
     return means - np.where(np.arange(width // 2) % 2, 0, 0.25).astype(np.float32)

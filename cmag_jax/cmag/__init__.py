@@ -2,7 +2,7 @@
 
 Two first-order reconstructors rebuild an image x from the victim's outputs: FMR from its last
 feature maps, LR from its class probabilities. A second-order reconstructor, GR, rebuilds x from the
-Hadamard product of the two. The victim's outputs on an adversarial image do not fit the image, so
+Hadamard product of the two. The victim's outputs on an adversarial example do not fit the image, so
 the reconstruction is bad. The score is the reconstruction error.
 
     params, info = cmag.fit(key, victim, clean_images)

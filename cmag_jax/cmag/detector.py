@@ -173,7 +173,7 @@ def score(victim: Victim, params: CMAGParams, images: Images) -> dict[str, jax.A
     return _asked(_score, victim, params, images)
 
 
-differentiable_score = score  # all of it has a gradient
+differentiable_score = score  # every step has a gradient
 
 
 def paper_thresholds(params: CMAGParams, clean_scores: Scores) -> Thresholds:

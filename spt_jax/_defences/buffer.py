@@ -1,4 +1,4 @@
-"""SPT's buffer: detects an attack that sends similar versions of one image in a row."""
+"""SPT's buffer: a memory that detects an attack which sends similar versions of one image."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""SPT's chains: detect attacks on several images in turns."""
+"""SPT's chains: a memory that detects an attack on several images in turns."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple

@@ -59,7 +59,7 @@ def comparator(
     the standard image of its predicted label is below `threshold`.
 
     `answer.deceived` is the comparator's decision that the image is adversarial. It detects but
-    can't deceive: it treats an attacker's copy and the deployed system alike (section IV-C).
+    can't deceive: it acts the same in an attacker's copy and in the deployed system (section IV-C).
 
     Args:
       classifier: images (B, H, W, C) -> logits (B, K).

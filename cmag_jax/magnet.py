@@ -146,7 +146,7 @@ def fit(
 
     Args:
       victim: not used; all detectors have this argument.
-      images: (N, H, W, C) float32 in [0, 1]; H and W even if C is 1.
+      images: (N, H, W, C) float32 in [0, 1]; H and W must be even for grey images (C = 1).
       on_epoch: called with the autoencoder's name ("I", "II"), the number of finished epochs, the
         number of all epochs, and the mean loss.
 

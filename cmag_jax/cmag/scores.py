@@ -81,7 +81,7 @@ def tremor(seen: Evidence) -> jax.Array:
     """(B,) the logarithm of the Jensen-Shannon divergence, at temperature 4, between the victim's
     answers for x and for x moved by a pixel.
 
-    A clean image keeps its class when it moves; a perturbation works only in its own place.
+    A clean image keeps its class when it moves; a perturbation is made for its place.
     """
     here, moved = seen.logits / TREMOR_TEMPERATURE, seen.logits_moved / TREMOR_TEMPERATURE
     return jnp.log(jensen_shannon(here, moved) + 1e-5)
